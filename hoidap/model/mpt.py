@@ -1,0 +1,212 @@
+"""MPT, exactly as llm-foundry v0.3.0 computes it, on a flat stream of tokens.
+
+A model is its configuration and its tensors, under the names they have in the checkpoint. Notation: T tokens in the stream,
+D documents, B rows, d = d_model, H heads, V vocabulary.
+
+    x = wte[tokens]
+    for each block:                               pre-norm, one after the other
+        q, k, v = Wqkv norm_1(x)                  clamped after the bias; normed over all of d where qk_ln
+        x = x + out_proj attention(q, k, v)       scores + ALiBi, softmax in float32
+        x = x + down_proj gelu(up_proj norm_2(x)) exact erf GELU
+    logits = norm_f(x) wteᵀ
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import embedding, gelu, layer_norm
+from torch.utils.checkpoint import checkpoint
+
+from hoidap.kernels import attention
+from hoidap.kernels.nf4 import NF4Weight
+from hoidap.model.cache import CacheRows
+from hoidap.model.config import MPTConfig
+from hoidap.model.linear import Weight, dequantized, linear
+
+if TYPE_CHECKING:
+    from hoidap.model.adapter import Adapter
+
+LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of each block, in order
+_EPSILON = 1e-5  # of every layer norm
+
+
+class MPT:
+    """An MPT: ``config``, and ``weights`` by checkpoint name, complete and of the right shapes (see ``checkpoint``).
+
+    ``dtype`` is what activations are computed in; norms, scores and logits are float32 inside whatever it is.
+    """
+
+    def __init__(self, config: MPTConfig, weights: Mapping[str, Weight], dtype: torch.dtype) -> None:
+        self.config = config
+        self.weights = dict(weights)
+        self.dtype = dtype
+        self.recompute = False  # forget the activations inside a block and compute them again in the backward pass
+        self.merged: Adapter | None = None
+        self._slopes = torch.tensor(config.alibi_slopes(), device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._tensor("transformer.wte").device
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, however they are held."""
+        return sum(
+            torch.Size(w.shape).numel() if isinstance(w, NF4Weight) else w.numel() for w in self.weights.values()
+        )
+
+    def hidden(
+        self,
+        tokens: torch.Tensor,
+        doc_starts: Sequence[int],
+        cache: CacheRows | None = None,
+        adapter: "Adapter | None" = None,
+    ) -> torch.Tensor:
+        """Return what the output layer reads.
+
+        Args:
+            tokens: the documents' ids one behind another, int64 [T].
+            doc_starts: where each begins, and T: [D + 1].
+            cache: rows to continue, one a document; its tokens stand behind those the row holds, and are kept there.
+            adapter: an update of the linear layers, in force for all documents.
+
+        Returns:
+            [T, d] after the last norm, in the model's dtype.
+        """
+        if adapter is not None and self.merged is not None:
+            msg = "this model has an adapter merged into it already; call it without one"
+            raise ValueError(msg)
+        lengths = attention.lengths_of(doc_starts)
+        past = cache.past if cache else [0] * len(lengths)
+        x = self._embed(tokens, lengths, past)
+        # A prompt on empty rows attends to itself alone: the packed layout, which shares its bias, does.
+        layout: attention.Packed | attention.Appended
+        if any(past):
+            layout = attention.Appended.lay_out(doc_starts, past, self._slopes)
+        else:
+            layout = attention.Packed.lay_out(doc_starts, self._slopes)
+        at = cache.places(lengths) if cache else None
+        for layer in range(self.config.n_layers):
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(self._block, x, layer, layout, cache, at, adapter, use_reentrant=False)
+            else:
+                x = self._block(x, layer, layout, cache, at, adapter)
+        if cache:
+            cache.advance(lengths)
+        return self._norm(x, "transformer.norm_f")
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits [..., V] of ``hidden`` [..., d]; the output layer is the embedding (tied)."""
+        out = linear(hidden, self._tensor("transformer.wte"), None).float()
+        return out if self.config.logit_scale is None else out * self.config.logit_scale
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return float32 logits [B, T, V] of ``input_ids`` [B, T]; padding (mask 0), at either end, gets zeros.
+
+        Raises:
+            ValueError: a row is all padding, has a hole in its mask, or is longer than the model was trained for.
+        """
+        rows, width = input_ids.shape
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        lengths = mask.sum(1)
+        edges = (mask[:, 1:] != mask[:, :-1]).sum(1) + mask[:, 0] + mask[:, -1]  # one run of ones has two ends
+        if bool((lengths == 0).any()) or bool((edges > 2).any()):
+            msg = "attention_mask must mark one unbroken run of tokens in every row"
+            raise ValueError(msg)
+        if int(lengths.max()) > self.config.max_seq_len:
+            msg = f"a row has {int(lengths.max())} tokens; this model reads at most {self.config.max_seq_len}"
+            raise ValueError(msg)
+        starts = [0, *lengths.cumsum(0).tolist()]
+        hidden = self.hidden(input_ids[mask].to(self.device), starts)
+        logits = torch.zeros(rows, width, self.config.vocab_size, device=self.device)
+        logits[mask.to(self.device)] = self.logits(hidden)
+        return logits
+
+    def trainable(self) -> dict[str, torch.Tensor]:
+        """Return the weights whose gradients are wanted."""
+        return {name: w for name, w in self.weights.items() if isinstance(w, torch.Tensor) and w.requires_grad}
+
+    def merge(self, adapter: "Adapter") -> "MPT":
+        """Return a model with the adapter's update added to its weights: dequantised, added in float32, rounded once.
+
+        Merging the same adapter again changes nothing. Tensors that the adapter leaves alone are shared with this model.
+
+        Raises:
+            ValueError: another adapter is merged already.
+        """
+        if self.merged is adapter:
+            return self
+        if self.merged is not None:
+            msg = "another adapter is merged into this model already; merge into the base"
+            raise ValueError(msg)
+        weights = dict(self.weights)
+        for module, delta in adapter.deltas.items():
+            name = f"{module}.weight"
+            full = dequantized(weights[name], torch.float32) + delta.scale * (delta.B.detach() @ delta.A.detach())
+            weights[name] = full.to(self.dtype)
+        model = MPT(self.config, weights, self.dtype)
+        model.merged = adapter
+        return model
+
+    def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
+        x = embedding(tokens, self._tensor("transformer.wte")).to(self.dtype)  # [T, d]
+        if self.config.learned_pos_emb:
+            spans = zip(past, lengths, strict=True)
+            positions = [place for old, new in spans for place in range(old, old + new)]
+            if max(positions) >= self.config.max_seq_len:
+                msg = f"a document has {max(positions) + 1} tokens; this model has {self.config.max_seq_len} positions"
+                raise ValueError(msg)
+            table = self._tensor("transformer.wpe")
+            x = x + embedding(torch.tensor(positions, device=self.device), table).to(self.dtype)
+        return x
+
+    def _block(
+        self,
+        x: torch.Tensor,
+        layer: int,
+        layout: attention.Packed | attention.Appended,
+        cache: CacheRows | None,
+        at: tuple[torch.Tensor, torch.Tensor] | None,
+        adapter: "Adapter | None",
+    ) -> torch.Tensor:
+        block = f"transformer.blocks.{layer}"
+        q, k, v = self._qkv(self._norm(x, f"{block}.norm_1"), block, adapter)  # [T, H, d/H] each
+        if cache and at:
+            cache.store(layer, at, k, v)
+        if isinstance(layout, attention.Packed):
+            attended = layout.attend(q, k, v, self.config.attention_scale)
+        else:
+            assert cache is not None  # noqa: S101 - an Appended layout is made for a cache alone
+            keys, values = cache.read(layer, layout.bias.shape[-1])
+            attended = layout.attend(q, keys, values, self.config.attention_scale)
+        x = x + self._linear(attended.flatten(1), f"{block}.attn.out_proj", adapter)  # [T, H, d/H] → [T, d]
+        up = self._linear(self._norm(x, f"{block}.norm_2"), f"{block}.ffn.up_proj", adapter)  # [T, 4d]
+        return x + self._linear(gelu(up), f"{block}.ffn.down_proj", adapter)
+
+    def _qkv(self, x: torch.Tensor, block: str, adapter: "Adapter | None") -> tuple[torch.Tensor, ...]:
+        qkv = self._linear(x, f"{block}.attn.Wqkv", adapter)  # [T, 3d]: all of q, all of k, all of v
+        if self.config.clip_qkv is not None:
+            qkv = qkv.clamp(-self.config.clip_qkv, self.config.clip_qkv)
+        q, k, v = qkv.chunk(3, dim=1)
+        if self.config.qk_ln:
+            q, k = self._norm(q, f"{block}.attn.q_ln"), self._norm(k, f"{block}.attn.k_ln")
+        return tuple(t.unflatten(1, (self.config.n_heads, self.config.head_dim)) for t in (q, k, v))
+
+    def _linear(self, x: torch.Tensor, module: str, adapter: "Adapter | None") -> torch.Tensor:
+        delta = adapter.deltas.get(module) if adapter else None
+        return linear(x, self.weights[f"{module}.weight"], self._bias(module), delta)
+
+    def _norm(self, x: torch.Tensor, module: str) -> torch.Tensor:
+        # low_precision_layernorm returns the activations' dtype; PyTorch's kernels keep mean and variance in float32.
+        weight, bias = self._tensor(module).to(x.dtype), self._bias(module)
+        return layer_norm(x, x.shape[-1:], weight, None if bias is None else bias.to(x.dtype), _EPSILON)
+
+    def _bias(self, module: str) -> torch.Tensor | None:
+        return None if self.config.no_bias else self._tensor(module, "bias")
+
+    def _tensor(self, module: str, kind: str = "weight") -> torch.Tensor:
+        weight = self.weights[f"{module}.{kind}"]
+        assert isinstance(weight, torch.Tensor)  # noqa: S101 - only the linears of blocks are ever quantised
+        return weight
