@@ -120,5 +120,5 @@ def test_biases_beside_no_bias_are_refused_not_dropped(tmp_path):
     shutil.copytree(GOLDEN / "phogpt-4b-shape", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "no_bias": True}))
-    with pytest.raises(CheckpointError, match="config.json says no_bias, but these are biases"):
+    with pytest.raises(CheckpointError, match=r"config\.json says no_bias, but these are biases"):
         load_checkpoint(folder, quantize=False, device=CPU, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""Question–answer files to packed batches."""

@@ -1,0 +1,1 @@
+"""The engine: text from a model, behind submit, step and cancel."""

@@ -12,6 +12,7 @@ them, whatever the model's dtype.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -39,6 +40,7 @@ class Packed:
         Args:
             starts: [D + 1], from 0 to T, rising.
             slopes: ALiBi's, float32 [H], on the device to compute on; zeros for no ALiBi.
+
         """
         by_width: dict[int, list[int]] = {}
         for document, length in enumerate(lengths_of(starts)):
@@ -103,8 +105,9 @@ def lengths_of(starts: Sequence[int]) -> list[int]:
 
     Raises:
         ValueError: the starts do not rise from 0.
+
     """
-    lengths = [end - begin for begin, end in zip(starts[:-1], starts[1:], strict=True)]
+    lengths = [end - begin for begin, end in pairwise(starts)]
     if not lengths or starts[0] != 0 or min(lengths) < 1:
         msg = f"document starts must rise from 0 to the number of tokens; got {list(starts)[:20]}"
         raise ValueError(msg)
@@ -115,7 +118,7 @@ def _width(length: int) -> int:
     """Round up: to 16s up to 256, then to eighths of the power of two below, at most 12 % of padding."""
     if length == 1:
         return 1
-    step = max(16, 2 ** (length.bit_length() - 4))
+    step: int = max(16, 2 ** (length.bit_length() - 4))
     return -(-length // step) * step
 
 

@@ -57,6 +57,7 @@ def quantize(weight: torch.Tensor) -> NF4Weight:
 
     Raises:
         ValueError: the matrix does not divide into blocks of 64.
+
     """
     if weight.dim() != 2 or weight.numel() % BLOCK:
         msg = f"NF4 takes a matrix whose size is a multiple of {BLOCK}; got {tuple(weight.shape)}"

@@ -14,7 +14,7 @@ from hoidap.kernels import nf4
 _BYTES_A_PROGRAM = 1024  # 2,048 weights, 32 blocks of 64
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _dequantize(  # type: ignore[no-untyped-def]  # noqa: ANN202 - Triton reads these annotations itself
     codes,  # noqa: ANN001
     absmax_codes,  # noqa: ANN001

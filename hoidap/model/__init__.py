@@ -1,0 +1,1 @@
+"""MPT exactly, its weights and its adapters; knows nothing of training or serving."""

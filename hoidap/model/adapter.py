@@ -63,7 +63,8 @@ def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into an existing folder, as PEFT does."""
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": adapter.rank,
-        "lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": sorted(t.split(".")[1] for t in LINEARS),
+        "lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none",
+        "target_modules": sorted(t.split(".")[1] for t in LINEARS),
         "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "use_rslora": False, "use_dora": False,
     }  # fmt: skip
     (folder / _FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -76,6 +77,7 @@ def load_adapter(folder: Path, config: MPTConfig, device: torch.device) -> Adapt
 
     Raises:
         CheckpointError: files missing or unreadable, options other than plain LoRA, or tensors that do not fit, all listed.
+
     """
     for name in _FILES:
         path = folder / name
@@ -102,7 +104,8 @@ def _read_options(path: Path) -> tuple[int, float]:
     plain = {
         "peft_type": ("LORA",), "bias": ("none",), "use_rslora": (False,), "use_dora": (False,), "fan_in_fan_out": (False,),
         "rank_pattern": ({},), "alpha_pattern": ({},), "modules_to_save": (None, []), "layer_replication": (None,),
-        "alora_invocation_tokens": (None,), "lora_bias": (False,), "trainable_token_indices": (None,), "target_parameters": (None, []),
+        "alora_invocation_tokens": (None,), "lora_bias": (False,), "trainable_token_indices": (None,),
+        "target_parameters": (None, []),
     }  # fmt: skip
     refused = [f"{k} is {options[k]!r}" for k, allowed in plain.items() if k in options and options[k] not in allowed]
     if refused or rank < 1:

@@ -11,9 +11,7 @@ from hoidap.model.config import MPTConfig
 class KVCache:
     """Room for ``n_rows`` sequences of up to ``max_tokens`` tokens; 2 · layers · d_model values a token."""
 
-    def __init__(
-        self, config: MPTConfig, n_rows: int, max_tokens: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, config: MPTConfig, n_rows: int, max_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.n_layers, n_rows, config.n_heads, max_tokens, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
@@ -42,6 +40,7 @@ class CacheRows:
 
         Raises:
             ValueError: a row has no room for them.
+
         """
         rows: list[int] = []
         places: list[int] = []
@@ -54,9 +53,7 @@ class CacheRows:
         device = self.cache.keys.device
         return torch.tensor(rows, device=device), torch.tensor(places, device=device)
 
-    def store(
-        self, layer: int, at: tuple[torch.Tensor, torch.Tensor], keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
+    def store(self, layer: int, at: tuple[torch.Tensor, torch.Tensor], keys: torch.Tensor, values: torch.Tensor) -> None:
         """Keep one layer's new keys and values [T, H, d]."""
         rows, places = at
         self.cache.keys[layer, rows, :, places] = keys

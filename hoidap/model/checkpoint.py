@@ -31,6 +31,7 @@ def load_checkpoint(folder: Path, *, quantize: bool, device: torch.device, dtype
 
     Raises:
         CheckpointError: files missing or broken, options not supported, or tensors that do not fit, all listed in one.
+
     """
     config = read_config(folder / "config.json")
     files = weight_files(folder)

@@ -132,7 +132,15 @@ _ONLY_ATTENTION = {
 }
 _ONLY_FFN = {"ffn_type": ("mptmlp",), "fc_type": ("torch", {"name": "torch"})}
 _READ_ATTENTION = ("alibi", "alibi_bias_max", "qk_ln", "clip_qkv", "softmax_scale")
-_IGNORED_ATTENTION = ("attn_impl", "model_type", "rope_theta", "rope_impl", "rope_dail_config", "rope_hf_config", "fc_type")
+_IGNORED_ATTENTION = (
+    "attn_impl",
+    "model_type",
+    "rope_theta",
+    "rope_impl",
+    "rope_dail_config",
+    "rope_hf_config",
+    "fc_type",
+)
 
 
 def read_config(path: Path) -> MPTConfig:
@@ -140,6 +148,7 @@ def read_config(path: Path) -> MPTConfig:
 
     Raises:
         CheckpointError: no such file, not JSON, a size missing, or options that hoidap does not compute, all by name.
+
     """
     if not path.is_file():
         msg = f"{path} does not exist; a model folder holds config.json, tokenizer.json and its weights"

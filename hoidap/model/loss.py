@@ -39,4 +39,4 @@ def _chunk_loss(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> torc
 
 def _chunks(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     size = max(1, _CHUNK_BYTES // (4 * model.config.vocab_size))
-    yield from zip(hidden.split(size), targets.split(size), strict=True)
+    yield from zip(torch.split(hidden, size), torch.split(targets, size), strict=True)

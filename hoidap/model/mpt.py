@@ -53,9 +53,7 @@ class MPT:
     @property
     def n_parameters(self) -> int:
         """Number of weights, however they are held."""
-        return sum(
-            torch.Size(w.shape).numel() if isinstance(w, NF4Weight) else w.numel() for w in self.weights.values()
-        )
+        return sum(torch.Size(w.shape).numel() if isinstance(w, NF4Weight) else w.numel() for w in self.weights.values())
 
     def hidden(
         self,
@@ -74,6 +72,7 @@ class MPT:
 
         Returns:
             [T, d] after the last norm, in the model's dtype.
+
         """
         if adapter is not None and self.merged is not None:
             msg = "this model has an adapter merged into it already; call it without one"
@@ -107,6 +106,7 @@ class MPT:
 
         Raises:
             ValueError: a row is all padding, has a hole in its mask, or is longer than the model was trained for.
+
         """
         rows, width = input_ids.shape
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -135,6 +135,7 @@ class MPT:
 
         Raises:
             ValueError: another adapter is merged already.
+
         """
         if self.merged is adapter:
             return self
@@ -192,7 +193,8 @@ class MPT:
         q, k, v = qkv.chunk(3, dim=1)
         if self.config.qk_ln:
             q, k = self._norm(q, f"{block}.attn.q_ln"), self._norm(k, f"{block}.attn.k_ln")
-        return tuple(t.unflatten(1, (self.config.n_heads, self.config.head_dim)) for t in (q, k, v))
+        heads = (-1, self.config.n_heads, self.config.head_dim)
+        return tuple(t.reshape(heads) for t in (q, k, v))  # [T, d] → [T, H, d/H]
 
     def _linear(self, x: torch.Tensor, module: str, adapter: "Adapter | None") -> torch.Tensor:
         delta = adapter.deltas.get(module) if adapter else None
