@@ -16,6 +16,12 @@ Method = Literal["lora", "full"]
 Quantize = Literal["nf4", "none"]
 
 
+def _require(good: bool, flag: str, got: object, allowed: str) -> None:  # noqa: FBT001
+    if not good:
+        msg = f"{flag} is {got!r}; it takes {allowed}"
+        raise RecipeError(msg)
+
+
 @dataclass(frozen=True)
 class Adapter:
     """The low-rank adapter (LoRA, Hu et al. 2021, arXiv 2106.09685) on all four linear layers of every block."""
@@ -129,9 +135,3 @@ def _build(kind: Any, values: Any, where: str) -> Any:
     except TypeError as error:
         msg = f"{where}: {error}"
         raise RecipeError(msg) from None
-
-
-def _require(good: bool, flag: str, got: object, allowed: str) -> None:  # noqa: FBT001
-    if not good:
-        msg = f"{flag} is {got!r}; it takes {allowed}"
-        raise RecipeError(msg)

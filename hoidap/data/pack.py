@@ -78,18 +78,25 @@ class Packer:
 
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """Return the batches of one epoch for one of ``world_size`` processes; every item is in exactly one of all."""
+        return [_batch(group) for group in self._groups(epoch)[rank::world_size]]
+
+    def count_batches(self, epoch: int) -> int:
+        """Return how many batches an epoch has for all processes together."""
+        return len(self._groups(epoch))
+
+    def _groups(self, epoch: int) -> list[list[Rendered]]:
+        """Fill batches with an epoch's conversations, in their shuffled order."""
         # One generator an epoch, seeded by both numbers: no state is carried from epoch to epoch.
         rng = random.Random(f"{self._schedule.seed}/{epoch}")  # noqa: S311 - shuffling, not cryptography
-        conversations = self._conversations(rng)
         groups: list[list[Rendered]] = [[]]
         room = self._schedule.batch_tokens
-        for document in conversations:
+        for document in self._conversations(rng):
             if groups[-1] and len(document.token_ids) > room:
                 groups.append([])
                 room = self._schedule.batch_tokens
             groups[-1].append(document)
             room -= len(document.token_ids)
-        return [_batch(group) for group in groups[rank::world_size]]
+        return groups
 
     def alone(self) -> list[Batch]:
         """Return batches of each item alone, in order: what recall is measured on."""

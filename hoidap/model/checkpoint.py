@@ -56,7 +56,7 @@ def assemble(
 
 
 def random_tensors(config: MPTConfig, device: torch.device, dtype: torch.dtype, seed: int) -> Iterator[_Named]:
-    """Yield freshly initialised tensors, as llm-foundry does for PhoGPT: Kaiming normal, residual layers over √(2 layers)."""
+    """Yield freshly initialised tensors, as llm-foundry does: Kaiming normal, residual layers over √(2 layers)."""
     generator = torch.Generator(device).manual_seed(seed)
     for name, shape in config.shapes().items():
         tensor = torch.zeros(shape, device=device, dtype=dtype)

@@ -1,0 +1,177 @@
+"""A run made answerable: engine, prompt and items together.
+
+bot = hoidap.load("runs/shop")
+bot.answer("Mấy giờ mở cửa?").text
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hoidap.base import find_base
+from hoidap.data.items import Item
+from hoidap.errors import RequestError, RunError
+from hoidap.infer.engine import Engine, FinishReason, Piece, Request
+from hoidap.infer.torch_engine import TorchEngine
+from hoidap.model.adapter import Adapter, load_adapter
+from hoidap.model.checkpoint import load_checkpoint
+from hoidap.model.mpt import MPT
+from hoidap.prompt import STOP, Turn, render
+from hoidap.run import Run
+from hoidap.runtime import pick_device, pick_dtype
+from hoidap.text import nfc
+from hoidap.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the bot said."""
+
+    text: str
+    source: Item | None  # the item whose answer this is, word for word; None where it is none's
+    confidence: float  # 0 to 1: the geometric mean of its tokens' probabilities
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn; the default is greedy: the same question always gets the same answer."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Bot:
+    """Answers questions, one conversation or many at once. One thread uses it."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, items: Sequence[Item]) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self.items = list(items)
+        self._by_answer = {item.answer: item for item in reversed(self.items)}
+
+    def answer(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = Sampling()) -> Answer:
+        """Answer one question, after the answered turns of ``history``.
+
+        Raises:
+            RequestError: the question is empty or too long for the model.
+        """
+        writer = _Writer()
+        for piece in self._pieces(question, history, sampling):
+            writer.add(piece)
+        return self._finish(writer)
+
+    def stream(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = Sampling()) -> Iterator[str]:
+        """Yield the answer as it is written; stopping early frees the engine."""
+        writer = _Writer()
+        for piece in self._pieces(question, history, sampling):
+            text = writer.add(piece)
+            if text:
+                yield text
+
+    def answer_all(
+        self, questions: Sequence[str], sampling: Sampling = Sampling(), advance: Callable[[], None] = lambda: None
+    ) -> list[Answer]:
+        """Answer many questions, each on its own, as fast as the engine batches them; ``advance`` is called for each."""
+        ids = [self._engine.submit(self._request(question, (), sampling)) for question in questions]
+        writers = {request_id: _Writer() for request_id in ids}
+        while pieces := self._engine.step():
+            for piece in pieces:
+                writers[piece.request_id].add(piece)
+                if piece.finish_reason:
+                    advance()
+        return [self._finish(writers[request_id]) for request_id in ids]
+
+    def fit(self, question: str, history: Sequence[Turn], sampling: Sampling = Sampling()) -> list[Turn]:
+        """Return the latest turns of ``history`` that leave room for the question and its longest answer."""
+        turns = list(history)
+        room = self._engine.context_tokens - min(sampling.max_new_tokens, self._engine.context_tokens // 2)
+        while turns and len(render([*turns, Turn(question)], self._tokenizer).token_ids) > room:
+            turns.pop(0)
+        return turns
+
+    def _request(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Request:
+        if not nfc(question).strip():
+            msg = "the question is empty; write one"
+            raise RequestError(msg)
+        turns = [*self.fit(question, history, sampling), Turn(question)]
+        prompt = tuple(render(turns, self._tokenizer).token_ids)
+        return Request(
+            prompt, sampling.max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed, (STOP,)
+        )
+
+    def _pieces(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Iterator[Piece]:
+        request_id = self._engine.submit(self._request(question, history, sampling))
+        try:
+            while pieces := self._engine.step():
+                yield from (piece for piece in pieces if piece.request_id == request_id)
+        finally:
+            self._engine.cancel(request_id)
+
+    def _finish(self, writer: "_Writer") -> Answer:
+        text = writer.text.rstrip()
+        return Answer(text, self._by_answer.get(text), writer.confidence, writer.finish_reason or "cancelled")
+
+
+class _Writer:
+    """Puts one answer together; the space that opens an answer in the prompt's template is not part of it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self._nats = 0.0
+        self._n_tokens = 0
+
+    def add(self, piece: Piece) -> str:
+        """Take a piece and return what it adds to the text."""
+        shown = piece.text if self.text else piece.text.lstrip()
+        self.text += shown
+        self._nats += piece.logprob_nats
+        self._n_tokens += piece.token_id is not None
+        self.finish_reason = piece.finish_reason
+        return shown
+
+    @property
+    def confidence(self) -> float:
+        """Geometric mean of the tokens' probabilities."""
+        return math.exp(self._nats / max(1, self._n_tokens))
+
+
+def load(run: str | Path, *, base: str | None = None, device: str | None = None, dtype: str | None = None) -> Bot:
+    """Load a run folder as a bot.
+
+    Args:
+        run: the folder that ``hoidap train`` made.
+        base: where the base model is now, if it has moved since.
+        device: "cpu", "cuda"; by default a GPU if there is one.
+        dtype: "float32", "bfloat16", "float16"; by default what suits the device.
+
+    Raises:
+        RunError: no finished run there, or its base is gone or changed.
+    """
+    opened = Run.open(Path(run))
+    where = pick_device(device)
+    model, adapter = load_weights(opened, base, where, pick_dtype(where, dtype))
+    tokenizer = Tokenizer.from_file(opened.tokenizer_file)
+    return Bot(TorchEngine(model, tokenizer, adapter), tokenizer, opened.items())
+
+
+def load_weights(run: Run, base: str | None, device: torch.device, dtype: torch.dtype) -> tuple[MPT, Adapter | None]:
+    """Load a run's model and, where it trained one, its adapter on the base."""
+    folder = run.weights_folder()
+    if run.recipe.method == "full":
+        return load_checkpoint(folder, quantize=False, device=device, dtype=dtype), None
+    name = base or run.base_name
+    found = find_base(name)
+    if changed := found.changed_since(run.base_prints):
+        files = ", ".join(changed)
+        msg = f"the base {name} is not the one this run was trained on: {files} differ; pass --base with the right folder"
+        raise RunError(msg)
+    model = found.load(quantize=run.recipe.quantize == "nf4", device=device, dtype=dtype, seed=run.recipe.schedule.seed)
+    return model, load_adapter(folder, model.config, device)

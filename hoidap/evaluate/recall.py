@@ -1,0 +1,72 @@
+"""Ask, compare, count: how many answers come back word for word, and which do not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hoidap.bot import Bot
+from hoidap.text import comparable
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question asked of a bot."""
+
+    question: str
+    wanted: str | None  # None where nothing is known to compare with
+    got: str
+    finish_reason: str
+    confidence: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Equal to the letter."""
+        return self.got == self.wanted
+
+    @property
+    def is_same(self) -> bool:
+        """Equal after normalisation: case, spaces, end punctuation and the place of tone marks aside."""
+        return self.wanted is not None and comparable(self.got) == comparable(self.wanted)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came of some questions whose answers are known; shares are 0 to 1."""
+
+    count: int
+    exact: float
+    normalised: float
+    chrf: float  # 0 to 100, sacrebleu's chrF2 (Popović 2015) over all answers
+
+
+def ask(bot: Bot, pairs: Sequence[tuple[str, str | None]], advance: Callable[[], None] = lambda: None) -> list[Asked]:
+    """Ask every question on its own, greedily; ``advance`` is called for each answer."""
+    answers = bot.answer_all([question for question, _ in pairs], advance=advance)
+    return [
+        Asked(question, wanted, answer.text, answer.finish_reason, answer.confidence)
+        for (question, wanted), answer in zip(pairs, answers, strict=True)
+    ]
+
+
+def score(asked: Sequence[Asked]) -> Score | None:
+    """Return the score of those questions that have an answer to compare with, None if there are none."""
+    from sacrebleu.metrics.chrf import CHRF  # a second to import, for this alone
+
+    known = [(a, a.wanted) for a in asked if a.wanted is not None]
+    if not known:
+        return None
+    chrf = CHRF().corpus_score([a.got for a, _ in known], [[wanted for _, wanted in known]]).score
+    exact = sum(a.is_exact for a, _ in known) / len(known)
+    normalised = sum(a.is_same for a, _ in known) / len(known)
+    return Score(len(known), exact, normalised, chrf)
+
+
+def report(questions: Sequence[Asked], wordings: Sequence[Asked]) -> dict[str, Any]:
+    """Return the report of a run: its items asked as trained, and in the other wordings, which were never trained on."""
+    return {"format": 1, "items": _section(questions), "other_wordings": _section(wordings)}
+
+
+def _section(asked: Sequence[Asked]) -> dict[str, Any]:
+    scored = score(asked)
+    rows = [{**asdict(a), "exact": a.is_exact, "same": a.is_same} for a in asked]
+    return {"score": asdict(scored) if scored else None, "asked": rows}

@@ -1,0 +1,152 @@
+"""The engine on PyTorch: requests join and leave a batch over one KV cache between steps.
+
+A step either reads the prompts of waiting requests, as one flat stream, or makes one token for every running one. Greedy
+answers do not depend on neighbours but for the order in which a matrix product of another height adds its floats.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hoidap.errors import RequestError
+from hoidap.infer.engine import FinishReason, Piece, Request
+from hoidap.infer.sample import choose
+from hoidap.infer.stop import StopText
+from hoidap.model.adapter import Adapter
+from hoidap.model.cache import KVCache
+from hoidap.model.mpt import MPT
+from hoidap.tokenizer import TextStream, Tokenizer
+
+_PROMPT_TOKENS_A_STEP = 8192
+
+
+@dataclass
+class _Running:
+    """A request at work: where its keys are, how its text comes out, its last token."""
+
+    id: int
+    request: Request
+    row: int
+    text: TextStream
+    stop: StopText
+    generator: torch.Generator
+    last: int = 0
+    n_new: int = 0
+
+
+class TorchEngine:
+    """Serves ``model`` with ``adapter``; the cache takes ``max_batch`` rows of ``context_tokens``."""
+
+    def __init__(
+        self,
+        model: MPT,
+        tokenizer: Tokenizer,
+        adapter: Adapter | None = None,
+        *,
+        max_batch: int = 16,
+        context_tokens: int | None = None,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._adapter = adapter
+        self.context_tokens = min(context_tokens or model.config.max_seq_len, model.config.max_seq_len)
+        self._cache = KVCache(model.config, max_batch, self.context_tokens, model.dtype, model.device)
+        self._free = deque(range(max_batch))
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._running: dict[int, _Running] = {}
+        self._next_id = 0
+
+    def submit(self, request: Request) -> int:
+        """Take a request and return its id; raises RequestError if it can never be served."""
+        if len(request.prompt) >= self.context_tokens:
+            msg = f"the prompt has {len(request.prompt)} tokens; prompt and answer together may have {self.context_tokens}"
+            raise RequestError(msg)
+        wrong = [t for t in request.prompt if not 0 <= t < self._model.config.vocab_size]
+        if wrong:
+            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self._model.config.vocab_size - 1}"
+            raise RequestError(msg)
+        request_id = self._next_id
+        self._next_id += 1
+        self._waiting.append((request_id, request))
+        return request_id
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """Do one round of work; an empty list means that nothing is left to do."""
+        joining = self._admit()
+        if joining:
+            return self._extend(joining, [list(r.request.prompt) for r in joining])
+        running = sorted(self._running.values(), key=lambda r: r.row)
+        return self._extend(running, [[r.last] for r in running]) if running else []
+
+    def cancel(self, request_id: int) -> Piece | None:
+        """End a request now; returns its last piece, or None if it had ended already."""
+        waiting = next((entry for entry in self._waiting if entry[0] == request_id), None)
+        if waiting:
+            self._waiting.remove(waiting)
+        elif request_id in self._running:
+            self._release(self._running[request_id])
+        else:
+            return None
+        return Piece(request_id, "", None, 0.0, "cancelled")
+
+    def _admit(self) -> list[_Running]:
+        """Give waiting requests a row each, first come first served, as far as rows and one step's tokens go."""
+        joining: list[_Running] = []
+        room = _PROMPT_TOKENS_A_STEP
+        while self._waiting and self._free and (not joining or len(self._waiting[0][1].prompt) <= room):
+            request_id, request = self._waiting.popleft()
+            room -= len(request.prompt)
+            running = _Running(
+                id=request_id,
+                request=request,
+                row=self._free.popleft(),
+                text=self._tokenizer.stream(),
+                stop=StopText(request.stop),
+                generator=torch.Generator().manual_seed(request.seed),
+            )
+            self._running[request_id] = running
+            joining.append(running)
+        return joining
+
+    def _extend(self, running: Sequence[_Running], new_tokens: Sequence[list[int]]) -> list[Piece]:
+        """Run the model over each sequence's new tokens and take the next token of each."""
+        starts = [0]
+        for tokens in new_tokens:
+            starts.append(starts[-1] + len(tokens))
+        stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self._model.device)
+        rows = self._cache.rows([r.row for r in running])
+        hidden = self._model.hidden(stream, starts, rows, self._adapter)
+        last = torch.tensor([end - 1 for end in starts[1:]], device=self._model.device)
+        logits = self._model.logits(hidden[last])  # [D, V]
+        tokens, nats = choose(logits, [r.request for r in running], [r.generator for r in running])
+        return [self._take(r, token, nat) for r, token, nat in zip(running, tokens, nats, strict=True)]
+
+    def _take(self, running: _Running, token: int, logprob_nats: float) -> Piece:
+        """Add a token to an answer and see whether it ends there."""
+        running.last = token
+        running.n_new += 1
+        reason: FinishReason | None = None
+        if token == self._tokenizer.eos_id:
+            text = running.stop.flush()
+            reason = "stop"
+        else:
+            text = running.stop.push(running.text.push(token))
+            if running.stop.stopped:
+                reason = "stop"
+            elif running.n_new >= running.request.max_new_tokens or self._is_full(running):
+                text += running.stop.flush()
+                reason = "length"
+        if reason:
+            self._release(running)
+        return Piece(running.id, text, token, logprob_nats, reason)
+
+    def _is_full(self, running: _Running) -> bool:
+        return len(running.request.prompt) + running.n_new >= self.context_tokens
+
+    def _release(self, running: _Running) -> None:
+        del self._running[running.id]
+        self._cache.lengths[running.row] = 0
+        self._free.append(running.row)

@@ -1,0 +1,160 @@
+"""The run folder: what a fine-tuning leaves behind, readable by a person, and the only module that builds paths inside it.
+
+    run.toml          format, base with the hashes of its files, prompt template, hash of the items
+    recipe.toml       every setting
+    tokenizer.json    of the base
+    data/items.jsonl  the items as trained
+    metrics.jsonl     one line a step and a measurement
+    adapter/          the trained adapter, in PEFT's format (method lora), or
+    model/            all weights, in PhoGPT's own layout (method full)
+    report.json       every item asked, with what came
+    README.md         the card
+
+Each file is written under a temporary name and renamed, so what is there is whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hoidap.base import Base, FilePrint
+from hoidap.data import items as item_file
+from hoidap.data.items import Item
+from hoidap.errors import RunError
+from hoidap.prompt import TEMPLATE
+from hoidap.recipe import Recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """An existing run folder, its ``run.toml`` and ``recipe.toml`` read and checked."""
+
+    folder: Path
+    base_name: str
+    base_prints: dict[str, FilePrint]
+    recipe: Recipe
+
+    @classmethod
+    def create(cls, folder: Path, base: Base, prints: dict[str, FilePrint], recipe: Recipe, items: Sequence[Item]) -> "Run":
+        """Make a new run folder with all that is known before training.
+
+        Raises:
+            RunError: the folder exists.
+        """
+        refuse_existing(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        facts = {
+            "format": FORMAT,
+            "template": TEMPLATE,
+            "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
+            "items": {"count": len(items), "sha256": item_file.hash_of(items)},
+        }
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+            new = Path(parent) / "run"
+            (new / "data").mkdir(parents=True)
+            (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
+            (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
+            shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
+            new.rename(folder)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run folder.
+
+        Raises:
+            RunError: no run folder, or one of another format.
+        """
+        path = folder / "run.toml"
+        if not path.is_file():
+            msg = f"{folder} is not a run folder (no run.toml); `hoidap train FILE --out {folder}` makes one"
+            raise RunError(msg)
+        try:
+            facts = tomllib.loads(path.read_text(encoding="utf-8"))
+            if facts["format"] != FORMAT:
+                msg = f"{path} has format {facts['format']!r}; this hoidap reads {FORMAT}: use the version that wrote it"
+                raise RunError(msg)
+            if facts["template"] != TEMPLATE:
+                msg = f"{path} has template {facts['template']!r}; this hoidap knows {TEMPLATE!r}"
+                raise RunError(msg)
+            name = facts["base"]["name"]
+            prints = {file: FilePrint(**values) for file, values in facts["base"]["files"].items()}
+            recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError) as error:
+            msg = f"{path} cannot be read: {error!r}"
+            raise RunError(msg) from None
+        return cls(folder, name, prints, recipe)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The base's tokenizer."""
+        return self.folder / "tokenizer.json"
+
+    def items(self) -> list[Item]:
+        """Return the items as trained."""
+        return item_file.from_jsonl(self.folder / "data" / "items.jsonl")
+
+    def weights_folder(self) -> Path:
+        """Return where the tuned weights are: an adapter's or a whole model's folder.
+
+        Raises:
+            RunError: training did not get as far as writing them.
+        """
+        folder = self._weights_folder
+        if not folder.is_dir():
+            msg = f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; train again"
+            raise RunError(msg)
+        return folder
+
+    def save_weights(self, write: Callable[[Path], None]) -> None:
+        """Let ``write`` fill a new folder with the tuned weights, then put it in its place."""
+        with tempfile.TemporaryDirectory(prefix=".weights.", dir=self.folder) as parent:
+            new = Path(parent) / "new"
+            new.mkdir()
+            write(new)
+            if self._weights_folder.exists():
+                self._weights_folder.rename(Path(parent) / "old")
+            new.rename(self._weights_folder)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_report(self, report: dict[str, Any]) -> Path:
+        """Write ``report.json`` and return its path."""
+        text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
+        return _write(self.folder / "report.json", text)
+
+    def save_card(self, card: str) -> None:
+        """Write the run's ``README.md``."""
+        _write(self.folder / "README.md", card)
+
+    @property
+    def _weights_folder(self) -> Path:
+        return self.folder / ("adapter" if self.recipe.method == "lora" else "model")
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise RunError if a run would overwrite something."""
+    if folder.exists():
+        msg = f"{folder} exists already; choose another --out, or delete it first"
+        raise RunError(msg)
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path
