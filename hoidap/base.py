@@ -11,6 +11,8 @@ from hoidap.errors import CheckpointError
 from hoidap.model.checkpoint import assemble, load_checkpoint, random_tensors, weight_files
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.mpt import MPT
+from hoidap.recipe import Quantize
+from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 
 SCRATCH = "scratch"
@@ -110,3 +112,19 @@ def _sha256(file: Path, advance: Callable[[int], None] = lambda _n_bytes: None) 
             digest.update(chunk)
             advance(len(chunk))
     return digest.hexdigest()
+
+
+def load_model(name: str, *, quantize: Quantize = "none", device: str | None = None, dtype: str | None = None) -> MPT:
+    """Load a base model to compute with: ``.forward(input_ids[B, T], attention_mask=None)`` → float32 logits [B, T, V].
+
+    Args:
+        name: a model folder as VinAI ships it, or "scratch".
+        quantize: "nf4" holds the linear layers in four bits, "none" in ``dtype``.
+        device: "cpu", "cuda"; by default a GPU if there is one.
+        dtype: "float32", "bfloat16", "float16"; by default what suits the device.
+
+    Raises:
+        CheckpointError: the folder is incomplete, not supported or does not fit its configuration.
+    """
+    where = pick_device(device)
+    return find_base(name).load(quantize=quantize == "nf4", device=where, dtype=pick_dtype(where, dtype))

@@ -47,6 +47,9 @@ class Sampling:
     seed: int = 0
 
 
+GREEDY = Sampling()
+
+
 class Bot:
     """Answers questions, one conversation or many at once. One thread uses it."""
 
@@ -56,7 +59,7 @@ class Bot:
         self.items = list(items)
         self._by_answer = {item.answer: item for item in reversed(self.items)}
 
-    def answer(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = Sampling()) -> Answer:
+    def answer(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY) -> Answer:
         """Answer one question, after the answered turns of ``history``.
 
         Raises:
@@ -67,7 +70,7 @@ class Bot:
             writer.add(piece)
         return self._finish(writer)
 
-    def stream(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = Sampling()) -> Iterator[str]:
+    def stream(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY) -> Iterator[str]:
         """Yield the answer as it is written; stopping early frees the engine."""
         writer = _Writer()
         for piece in self._pieces(question, history, sampling):
@@ -76,7 +79,7 @@ class Bot:
                 yield text
 
     def answer_all(
-        self, questions: Sequence[str], sampling: Sampling = Sampling(), advance: Callable[[], None] = lambda: None
+        self, questions: Sequence[str], sampling: Sampling = GREEDY, advance: Callable[[], None] = lambda: None
     ) -> list[Answer]:
         """Answer many questions, each on its own, as fast as the engine batches them; ``advance`` is called for each."""
         ids = [self._engine.submit(self._request(question, (), sampling)) for question in questions]
@@ -88,7 +91,7 @@ class Bot:
                     advance()
         return [self._finish(writers[request_id]) for request_id in ids]
 
-    def fit(self, question: str, history: Sequence[Turn], sampling: Sampling = Sampling()) -> list[Turn]:
+    def fit(self, question: str, history: Sequence[Turn], sampling: Sampling = GREEDY) -> list[Turn]:
         """Return the latest turns of ``history`` that leave room for the question and its longest answer."""
         turns = list(history)
         room = self._engine.context_tokens - min(sampling.max_new_tokens, self._engine.context_tokens // 2)

@@ -5,6 +5,7 @@ A recipe is read from and written to TOML (``recipe.toml`` in the run folder), s
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,6 +121,22 @@ SCRATCH = Recipe(
     optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01),
     schedule=Schedule(max_epochs=80, batch_tokens=1024, recall_every=4),
 )
+
+
+def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return ``recipe`` with some fields changed, each named as in its section; None leaves a field as it is.
+
+    ``method="full"`` alone also means weights that are not quantised, the only ones it can train.
+    """
+    wanted = {name: value for name, value in changes.items() if value is not None}
+    if wanted.get("method") == "full":
+        wanted.setdefault("quantize", "none")
+    sections: dict[str, Any] = {}
+    for section in ("adapter", "optimizer", "schedule"):
+        current = getattr(recipe, section)
+        names = {f.name for f in dataclasses.fields(current)} & set(wanted)
+        sections[section] = dataclasses.replace(current, **{name: wanted.pop(name) for name in names})
+    return dataclasses.replace(recipe, **sections, **wanted)
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:

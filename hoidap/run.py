@@ -137,6 +137,20 @@ class Run:
         text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
         return _write(self.folder / "report.json", text)
 
+    def report(self) -> dict[str, Any]:
+        """Return the last report of what the run knows.
+
+        Raises:
+            RunError: none was written.
+        """
+        path = self.folder / "report.json"
+        try:
+            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{path} cannot be read ({error}); `hoidap evaluate {self.folder}` writes it"
+            raise RunError(msg) from None
+        return report
+
     def save_card(self, card: str) -> None:
         """Write the run's ``README.md``."""
         _write(self.folder / "README.md", card)

@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 # Two accepted places for the tone mark (hoà and hòa, thuý and thúy); NFC does not unify them. The older style is the key.
-_NEW_STYLE = re.compile(r"([oOuU])([àáảãạèéẻẽẹỳýỷỹỵÀÁẢÃẠÈÉẺẼẸỲÝỶỸỴ])(?![^\W\d_])")
+_NEW_STYLE = re.compile(r"([oOuU])([àáảãạèéẻẽẹỳýỷỹỵÀÁẢÃẠÈÉẺẼẸỲÝỶỸỴ])(?![^\W\d_]|[\u0300-\u036f])")
 _MARKS = {"\u0300", "\u0301", "\u0303", "\u0309", "\u0323"}  # huyền, sắc, ngã, hỏi, nặng
 _SPACES = re.compile(r"\s+")
 

@@ -27,7 +27,8 @@ def to_jsonl(items: Sequence[Item]) -> str:
 def from_jsonl(path: Path) -> list[Item]:
     """Read what ``to_jsonl`` wrote."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # Not splitlines(), which would also split at U+2028 inside an answer.
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [Item(row["question"], row["answer"], tuple(row["wordings"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError([f"{path}: not the items of a run ({error!r})"]) from None

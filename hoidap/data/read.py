@@ -7,7 +7,8 @@ without diacritics; columns of other names are left alone.
 import csv
 import io
 import json
-import unicodedata
+import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _ANSWER = ("traloi", "cautraloi", "dap", "dapan", "answer", "answers", "a", "res
 _WORDINGS = ("cachhoikhac", "cauhoikhac", "wordings", "paraphrases", "otherquestions")
 _COLUMNS = {"question": _QUESTION, "answer": _ANSWER, "wordings": _WORDINGS}
 _SEPARATOR = "|"  # between wordings in one cell; a new line does as well
+# Control characters but tab and line ends, halves of surrogate pairs, and the sign of a failed conversion.
+_STRANGE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def read_items(path: Path) -> list[Item]:
     """
     problems: list[str] = []
     items = []
-    for line, row in _rows(path, needed=("question", "answer")):
+    for line, row in _rows(path, ("question", "answer"), problems):
         where = f"{path.name}:{line}"
         question = _text(row, "question", where, problems)
         answer = _text(row, "answer", where, problems)
@@ -69,7 +72,7 @@ def read_questions(path: Path) -> list[Question]:
     """
     problems: list[str] = []
     questions = []
-    for line, row in _rows(path, needed=("question",)):
+    for line, row in _rows(path, ("question",), problems):
         where = f"{path.name}:{line}"
         question = _text(row, "question", where, problems)
         answer = _text(row, "answer", where, problems) if not _empty(row.get("answer")) else None
@@ -82,7 +85,8 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
+def _rows(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[_Row]:
+    """Give out the rows one by one; those without form go to ``problems``, so that they stand there in the file's order."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -93,35 +97,33 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
     if path.stat().st_size > _MOST_BYTES:
         msg = f"{path.name}: {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read; split the file"
         raise DataError([msg])
-    return reader(path, needed)
+    return reader(path, needed, problems)
 
 
-def _read_csv(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
+def _read_csv(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[_Row]:
     text = _decode(path)
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)  # Excel with Vietnamese settings writes semicolons
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    problems: list[str] = []
-    rows: list[_Row] = []
+    end = 0  # lines read; a quoted cell may span lines, and a row is named by its first
     try:
         header = next(reader, [])
         columns = _columns(path, header, needed)
         end = reader.line_num
         for cells in reader:
-            line, end = end + 1, reader.line_num  # a quoted cell may span lines: name its first
+            line, end = end + 1, reader.line_num
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) > len(header):
                 extra = f"{len(cells)} cells under {len(header)} columns"
                 problems.append(f'{path.name}:{line}: {extra}; put a cell that holds {delimiter!r} in "quotes"')
             else:
-                rows.append((line, {name: cells[at] for name, at in columns.items() if at < len(cells)}))
+                yield line, {name: cells[at] for name, at in columns.items() if at < len(cells)}
     except csv.Error as error:
-        problems.append(f'{path.name}:{reader.line_num}: not CSV ({error}); is a " left open?')
-    yield from _checked(rows, problems, path, needed)
+        problems.append(f'{path.name}:{end + 1}: not CSV ({error}); is a " left open?')
 
 
-def _read_xlsx(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
+def _read_xlsx(path: Path, needed: Sequence[str], _problems: list[str]) -> Iterator[_Row]:
     from python_calamine import CalamineError, CalamineWorkbook
 
     try:
@@ -135,14 +137,12 @@ def _read_xlsx(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
             yield number, {name: _number_as_typed(row[at]) for name, at in columns.items()}
 
 
-def _read_jsonl(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
-    problems: list[str] = []
-    rows: list[_Row] = []
+def _read_jsonl(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[_Row]:
     for number, line in enumerate(_decode(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             problems.append(f"{path.name}:{number}: not JSON ({error})")
             continue
@@ -155,24 +155,17 @@ def _read_jsonl(path: Path, needed: Sequence[str]) -> Iterator[_Row]:
             problems += error.problems
             continue
         keys = list(value)
-        rows.append((number, {name: value[keys[at]] for name, at in columns.items()}))
-    yield from _checked(rows, problems, path, needed)
+        yield number, {name: value[keys[at]] for name, at in columns.items()}
 
 
-def _checked(rows: list[_Row], problems: list[str], path: Path, needed: Sequence[str]) -> Iterator[_Row]:
-    """Give the rows out if the file's form is sound; otherwise say all that is wrong, the cells' problems too."""
-    if not problems:
-        yield from rows
-        return
-    for line, row in rows:
-        for name in needed:
-            _text(row, name, f"{path.name}:{line}", problems)
-    raise DataError(sorted(problems, key=_line_of))
-
-
-def _line_of(problem: str) -> int:
-    number = problem.split(":", 2)[1]
-    return int(number) if number.isdigit() else 0
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        msg = f"the key {twice!r} twice in one object"  # json would keep the last and drop the others
+        raise ValueError(msg)
+    return value
 
 
 def _decode(path: Path) -> str:
@@ -217,17 +210,22 @@ def _text(row: dict[str, object], column: str, where: str, problems: list[str]) 
         problems.append(f"{where}: the {column} is empty")
         return ""
     if not isinstance(value, str):
-        problems.append(f"{where}: the {column} is {value!r}; it takes text")
+        problems.append(f"{where}: the {column} is {reprlib.repr(value)}; it takes text")
         return ""
     text = nfc(value).strip()
-    if len(text) > _MOST_CHARACTERS:
-        problems.append(f"{where}: the {column} has {len(text):,} characters; at most {_MOST_CHARACTERS:,}")
-        return ""
-    strange = [c for c in text if (unicodedata.category(c) == "Cc" and c not in "\n\t\r") or c == "\ufffd"]
-    if strange:
-        problems.append(f"{where}: the {column} holds U+{ord(strange[0]):04X}, which no keyboard types; was it converted?")
+    flaw = _flaw(text)
+    if flaw:
+        problems.append(f"{where}: the {column} {flaw}")
         return ""
     return text
+
+
+def _flaw(text: str) -> str:
+    """Return what makes a cell's text unusable, or ""."""
+    if len(text) > _MOST_CHARACTERS:
+        return f"has {len(text):,} characters; at most {_MOST_CHARACTERS:,}"
+    strange = _STRANGE.search(text)
+    return f"holds U+{ord(strange.group()):04X}, which no keyboard types; was it converted?" if strange else ""
 
 
 def _wordings(row: dict[str, object], where: str, problems: list[str]) -> tuple[str, ...]:
@@ -237,13 +235,14 @@ def _wordings(row: dict[str, object], where: str, problems: list[str]) -> tuple[
     if isinstance(value, str):
         value = value.replace("\n", _SEPARATOR).split(_SEPARATOR)
     if not isinstance(value, list) or not all(isinstance(w, str) for w in value):
-        problems.append(f"{where}: the wordings are {value!r}; they take a list of texts, or one text with | between")
+        problems.append(
+            f"{where}: the wordings are {reprlib.repr(value)}; they take a list of texts, or one text with | between"
+        )
         return ()
     wordings = tuple(w for w in (nfc(w).strip() for w in value) if w)
-    if any(len(w) > _MOST_CHARACTERS for w in wordings):
-        problems.append(f"{where}: a wording has more than {_MOST_CHARACTERS:,} characters")
-        return ()
-    return wordings
+    flaws = [flaw for flaw in map(_flaw, wordings) if flaw]
+    problems += [f"{where}: a wording {flaw}" for flaw in flaws]
+    return () if flaws else wordings
 
 
 def _empty(value: object) -> bool:
@@ -254,6 +253,6 @@ def _number_as_typed(value: object) -> object:
     """Return a cell that Excel typed as a number or a date as text: 8 for 8.0."""
     if isinstance(value, str) or value is None:
         return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:.15g}"  # Excel keeps and shows 15 digits
     return str(value)

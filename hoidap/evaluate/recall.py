@@ -61,8 +61,10 @@ def score(asked: Sequence[Asked]) -> Score | None:
     return Score(len(known), exact, normalised, chrf)
 
 
-def report(questions: Sequence[Asked], wordings: Sequence[Asked]) -> dict[str, Any]:
-    """Return the report of a run: its items asked as trained, and in the other wordings, which were never trained on."""
+def ask_items(bot: Bot, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Ask a run's items as trained and in their other wordings, never trained on; return the report."""
+    questions = ask(bot, [(item.question, item.answer) for item in bot.items], advance)
+    wordings = ask(bot, [(wording, item.answer) for item in bot.items for wording in item.wordings], advance)
     return {"format": 1, "items": _section(questions), "other_wordings": _section(wordings)}
 
 

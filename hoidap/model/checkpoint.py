@@ -6,7 +6,6 @@ with an index. Tensors are taken one at a time from the mapped file, so the whol
 
 import json
 import logging
-import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from hoidap.model.mpt import LINEARS, MPT
 
 _log = logging.getLogger(__name__)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_FLOATS = ("BF16", "F16", "F32", "F64")  # as safetensors names them
+_DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 _Named = tuple[str, torch.Tensor]
 
 
@@ -46,13 +47,21 @@ def assemble(
     """Make an MPT of complete named tensors: moved one by one, floats in ``dtype`` (before NF4 they stay as they came)."""
     weights: dict[str, Weight] = {}
     for name, tensor in tensors:
-        moved = tensor.to(device)
+        moved = tensor.detach().to(device)  # a pickle may hold parameters; what is trained is for the caller to say
         if quantize and name.removesuffix(".weight").endswith(LINEARS) and name.endswith(".weight"):
-            weights[name] = nf4.quantize(moved)
+            weights[name] = _quantize(name, moved)
         else:
             weights[name] = moved.to(dtype)
     order = config.shapes()
     return MPT(config, {name: weights[name] for name in order}, dtype)
+
+
+def _quantize(name: str, weight: torch.Tensor) -> NF4Weight:
+    try:
+        return nf4.quantize(weight)
+    except ValueError as error:
+        msg = f"{name}: {error}; use this model with --quantize none"
+        raise CheckpointError(msg) from None
 
 
 def random_tensors(config: MPTConfig, device: torch.device, dtype: torch.dtype, seed: int) -> Iterator[_Named]:
@@ -111,10 +120,10 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         # A shard is a plain file beside its index; a name with a folder in it could reach anywhere.
         strange = [n for n in names if Path(n).name != n]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        missing = [n for n in names if n not in strange and not (index.parent / n).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         msg = f"{index} is not an index of shards: {error!r}"
         raise CheckpointError(msg) from None
-    missing = [n for n in names if n not in strange and not (index.parent / n).is_file()]
     if strange or missing or not names:
         msg = f"{index}: shards missing: {missing or 'none'}; names that are not plain file names: {strange or 'none'}"
         raise CheckpointError(msg)
@@ -125,14 +134,18 @@ def _check_tensors(folder: Path, config: MPTConfig, files: list[Path]) -> None:
     wanted = config.shapes()
     found: dict[str, tuple[int, ...]] = {}
     twice = []
+    no_floats = []  # whole numbers are codes of some quantisation: without its scales they mean nothing
     for file in files:
-        for name, shape in _shapes(file):
+        for name, shape, dtype in _headers(file):
             if name in found:
                 twice.append(name)
             found[name] = shape
+            if dtype not in _FLOATS:
+                no_floats.append(f"{name} holds {dtype}, wanted one of {', '.join(_FLOATS)}")
     problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in found]
     problems += [f"unexpected {name} {shape}" for name, shape in found.items() if name not in wanted]
     problems += [f"in two files {name}" for name in twice]
+    problems += no_floats
     problems += [
         f"{name} is {found[name]}, wanted {shape}"
         for name, shape in wanted.items()
@@ -146,14 +159,16 @@ def _check_tensors(folder: Path, config: MPTConfig, files: list[Path]) -> None:
         raise CheckpointError(msg)
 
 
-def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _headers(file: Path) -> Iterator[tuple[str, tuple[int, ...], str]]:
+    """Yield name, shape and dtype of each tensor in a file."""
     if file.suffix == ".safetensors":
         with _open_safetensors(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 - the handle is not a dict
-                yield name, tuple(tensors.get_slice(name).get_shape())
+                header = tensors.get_slice(name)
+                yield name, tuple(header.get_shape()), header.get_dtype()
     else:
         for name, tensor in _load_pickle(file).items():
-            yield name, tuple(tensor.shape)
+            yield name, tuple(tensor.shape), _DTYPES.get(tensor.dtype, str(tensor.dtype))
 
 
 def _read(file: Path) -> Iterator[_Named]:
@@ -176,13 +191,23 @@ def _open_safetensors(file: Path) -> safe_open:
 
 def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
+        with file.open("rb") as opened:
+            is_zip = opened.read(4) == b"PK\x03\x04"  # the files of PyTorch before 1.6 are not, and cannot be mapped
         # weights_only: tensors and containers alone, no code; mmap: read from disk when a tensor is used.
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        first = str(error).strip().split("\n")[0]
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # noqa: BLE001 - a broken pickle raises whatever its broken parts raise
+        first = str(error).strip().split("\n")[0] or type(error).__name__
         msg = f"{file} cannot be read as plain tensors ({first}); nothing in it was run. Download it again from its source"
         raise CheckpointError(msg) from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        msg = f"{file} holds {type(tensors).__name__}, not tensors by name"
+    values = tensors if isinstance(tensors, dict) else {"the whole": tensors}
+    strange = [f"{name} is {_kind(value)}" for name, value in values.items() if _kind(value) != "plain"]
+    if strange:
+        msg = f"{file} does not hold plain tensors by name: {', '.join(strange[:5])}; save the model's state_dict() alone"
         raise CheckpointError(msg)
-    return tensors
+    return values
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return "plain" if value.layout == torch.strided and not value.is_meta else f"{value.layout} on {value.device}"

@@ -7,6 +7,7 @@ off then), keys of later llm-foundry versions inside ``attn_config`` (``rope``, 
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ from typing import Any
 from hoidap.errors import CheckpointError
 
 _MOST_BYTES = 2**20
+# The most of each size, far above any real model's: no file may make its reader allocate without end.
+_MOST = {
+    "d_model": 2**20,
+    "n_heads": 2**16,
+    "n_layers": 2**10,
+    "vocab_size": 2**24,
+    "max_seq_len": 2**24,
+    "expansion_ratio": 2**10,
+}
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,17 @@ class MPTConfig:
     logit_scale: float | None = None  # multiplies the logits; a number by the time it is here
 
     def __post_init__(self) -> None:
-        sizes = ("d_model", "n_heads", "n_layers", "vocab_size", "max_seq_len", "expansion_ratio")
-        wrong = [f"{name} is {getattr(self, name)!r}" for name in sizes if not _positive(getattr(self, name))]
+        wrong = [
+            f"{name} is {getattr(self, name)!r}, it takes a whole number from 1 to {most:,}"
+            for name, most in _MOST.items()
+            if not _is_size(getattr(self, name), most)
+        ]
         if not wrong and self.d_model % self.n_heads:
             wrong = [f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}"]
+        if self.alibi_bias_max < 0:
+            wrong.append(f"alibi_bias_max is {self.alibi_bias_max}, it takes a number from 0")
         if wrong:
-            msg = f"the model's configuration is impossible: {'; '.join(wrong)}; sizes are whole numbers from 1"
+            msg = f"the model's configuration is impossible: {'; '.join(wrong)}"
             raise CheckpointError(msg)
 
     @property
@@ -118,6 +133,8 @@ _ONLY = {
     "fc_type": ("torch", {"name": "torch"}),
     "layer_norm_epsilon": (1e-5,),
     "quantization_config": (None,),
+    "no_bias": (True, False),  # both are computed; anything else might be meant as either
+    "learned_pos_emb": (True, False),
 }
 _ONLY_ATTENTION = {
     "attn_type": ("multihead_attention",),
@@ -129,9 +146,11 @@ _ONLY_ATTENTION = {
     "sliding_window_size": (-1,),
     "kv_n_heads": (None,),
     "attn_logit_softcapping": (None,),
+    "alibi": (True, False),
+    "qk_ln": (True, False),
 }
 _ONLY_FFN = {"ffn_type": ("mptmlp",), "fc_type": ("torch", {"name": "torch"})}
-_READ_ATTENTION = ("alibi", "alibi_bias_max", "qk_ln", "clip_qkv", "softmax_scale")
+_READ_ATTENTION = ("alibi_bias_max", "clip_qkv", "softmax_scale")
 _IGNORED_ATTENTION = (
     "attn_impl",
     "model_type",
@@ -158,7 +177,7 @@ def read_config(path: Path) -> MPTConfig:
         raise CheckpointError(msg)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path} is not JSON: {error}"
         raise CheckpointError(msg) from None
     if not isinstance(values, dict):
@@ -192,11 +211,11 @@ def _from_values(values: dict[str, Any]) -> MPTConfig:
         expansion_ratio=values.get("expansion_ratio", 4),
         no_bias=bool(values.get("no_bias", False)),
         alibi=alibi,
-        alibi_bias_max=float(attention.get("alibi_bias_max", 8)),
+        alibi_bias_max=_number(attention.get("alibi_bias_max", 8), "attn_config.alibi_bias_max"),
         learned_pos_emb=not alibi and bool(values.get("learned_pos_emb", True)),
         qk_ln=bool(attention.get("qk_ln", False)),
-        clip_qkv=_number(attention.get("clip_qkv"), "attn_config.clip_qkv"),
-        softmax_scale=_number(attention.get("softmax_scale"), "attn_config.softmax_scale"),
+        clip_qkv=_number_or_none(attention.get("clip_qkv"), "attn_config.clip_qkv") or None,  # 0 is off in llm-foundry
+        softmax_scale=_number_or_none(attention.get("softmax_scale"), "attn_config.softmax_scale"),
         logit_scale=_logit_scale(values),
     )
 
@@ -220,18 +239,22 @@ def _refusals(values: dict[str, Any], only: dict[str, tuple[Any, ...]], prefix: 
 def _logit_scale(values: dict[str, Any]) -> float | None:
     scale = values.get("logit_scale")
     if scale == "inv_sqrt_d_model":
-        return 1 / math.sqrt(values["d_model"])
-    return _number(scale, "logit_scale")
+        d = values["d_model"]
+        return 1 / math.sqrt(d) if _is_size(d, _MOST["d_model"]) else None  # MPTConfig says what is wrong with d
+    return _number_or_none(scale, "logit_scale")
 
 
-def _number(value: object, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"{name} is {value!r}; it takes a number or null"
+def _number_or_none(value: object, name: str) -> float | None:
+    return None if value is None else _number(value, name)
+
+
+def _number(value: object, name: str) -> float:
+    largest = sys.float_info.max  # a longer whole number is valid JSON and no float
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
+        msg = f"{name} is {value!r}; it takes a number"
         raise CheckpointError(msg)
     return float(value)
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_size(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -14,7 +14,7 @@ from hoidap.model.adapter import Adapter
 from hoidap.model.loss import is_first_choice, loss_nats
 from hoidap.model.mpt import MPT
 from hoidap.recipe import Recipe
-from hoidap.train import optimizer
+from hoidap.training import optimizer
 
 _log = logging.getLogger(__name__)
 

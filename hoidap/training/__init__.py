@@ -1,0 +1,1 @@
+"""Fine-tuning: the job from file to run, the loop, the optimiser."""

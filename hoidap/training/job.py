@@ -1,0 +1,113 @@
+"""The main job, top to bottom: a file of questions and answers becomes a run folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from hoidap.base import Base, FilePrint, find_base
+from hoidap.bot import Bot
+from hoidap.data.items import Item
+from hoidap.data.pack import Packer
+from hoidap.data.read import read_items
+from hoidap.evaluate.recall import ask_items
+from hoidap.infer.torch_engine import TorchEngine
+from hoidap.model.adapter import Adapter, new_adapter, save_adapter
+from hoidap.model.checkpoint import save_checkpoint
+from hoidap.model.mpt import MPT
+from hoidap.recipe import LORA, SCRATCH, Recipe, adjusted
+from hoidap.run import Run, refuse_existing
+from hoidap.runtime import pick_device, pick_dtype
+from hoidap.tokenizer import Tokenizer
+from hoidap.training.card import card
+from hoidap.training.loop import train as train_weights
+from hoidap.training.progress import RunWatcher, bar
+
+
+def train(
+    file: str | Path,
+    *,
+    out: str | Path,
+    model: str = "scratch",
+    recipe: Recipe | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    console: Console | None = None,
+    **changes: Any,
+) -> Run:
+    """Fine-tune a base on a file of questions and answers, ask it every question, and leave a run folder.
+
+    Args:
+        file: CSV, XLSX or JSONL with a question and an answer a row.
+        out: the run folder to make; it must not exist.
+        model: the base: a model folder, or "scratch" (a small MPT of random weights).
+        recipe: all settings; by default those that suit the base.
+        device: "cpu", "cuda"; by default a GPU if there is one.
+        dtype: what activations are computed in; by default what suits the device.
+        console: where progress is shown; by default standard error.
+        **changes: single settings, named as in the recipe: ``learning_rate=1e-4, max_epochs=5, rank=8``.
+
+    Raises:
+        DataError: rows that cannot be used, all at once, before a model is loaded.
+        CheckpointError: a base that cannot be loaded exactly.
+        RecipeError: a setting out of range.
+        RunError: ``out`` exists.
+        TrainError: the loss is not finite.
+    """
+    console = console or Console(stderr=True)
+    folder = Path(out)
+    refuse_existing(folder)
+    items = read_items(Path(file))
+    base = find_base(model)
+    recipe = adjusted(recipe or (SCRATCH if base.is_scratch else LORA), changes)
+    tokenizer = base.tokenizer()
+    packer = Packer(items, tokenizer, recipe.schedule, base.config.max_seq_len)
+    where = pick_device(device)
+    prints = _file_prints(base, console)
+    console.print(f"{len(items)} items, {packer.n_tokens} tokens an epoch; base {base.name} on {where}")
+    network, adapter = load_for_training(base, recipe, where, pick_dtype(where, dtype))
+    run = Run.create(folder, base, prints, recipe, items)
+    with RunWatcher(run, packer.n_tokens, console) as watcher:
+        outcome = train_weights(network, adapter, packer, recipe, watcher)
+    run.save_weights(_writer(network, adapter, base))
+    report = _evaluate(network, adapter, tokenizer, items, console)
+    run.save_report(report)
+    run.save_card(card(run, report, outcome))
+    return run
+
+
+def load_for_training(base: Base, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[MPT, Adapter | None]:
+    """Load the base and what is trained on it: a new adapter, or, for the method "full", float32 weights themselves."""
+    seed = recipe.schedule.seed
+    if recipe.method == "lora":
+        model = base.load(quantize=recipe.quantize == "nf4", device=device, dtype=dtype, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
+    model = base.load(quantize=False, device=device, dtype=torch.float32, seed=seed)
+    model.dtype = dtype  # weights stay float32, activations need not
+    for weight in model.weights.values():
+        assert isinstance(weight, torch.Tensor)  # noqa: S101 - nothing was quantised
+        weight.requires_grad_()
+    return model, None
+
+
+def _writer(model: MPT, adapter: Adapter | None, base: Base) -> Callable[[Path], None]:
+    if adapter:
+        return lambda folder: save_adapter(adapter, folder, base.name)
+    return lambda folder: save_checkpoint(model, folder)
+
+
+def _file_prints(base: Base, console: Console) -> dict[str, FilePrint]:
+    with bar(console, "reading the base's files", sum(file.stat().st_size for file in base.files())) as advance:
+        return base.prints(advance)
+
+
+def _evaluate(
+    model: MPT, adapter: Adapter | None, tokenizer: Tokenizer, items: list[Item], console: Console
+) -> dict[str, Any]:
+    bot = Bot(TorchEngine(model, tokenizer, adapter), tokenizer, items)
+    total = len(items) + sum(len(item.wordings) for item in items)
+    with bar(console, "asking every question", total) as advance:
+        return ask_items(bot, lambda: advance(1))
