@@ -47,5 +47,6 @@ def comparable(text: str) -> str:
     Case, runs of white space, the place of a tone mark (hoà or hòa) and the punctuation at either end do not count;
     every letter, tone, digit and inner sign does.
     """
-    flat = _SPACES.sub(" ", _NEW_STYLE.sub(_older_style, nfc(text))).casefold()
+    folded = nfc(_NEW_STYLE.sub(_older_style, nfc(text)).casefold())  # ŉ and a few more fall apart when folded
+    flat = _SPACES.sub(" ", folded)
     return flat.strip(" .,!?…;:\"'“”‘’")

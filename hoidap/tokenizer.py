@@ -32,6 +32,7 @@ class Tokenizer:
         if eos is None:
             msg = "the tokenizer has no token '</s>', which ends every answer; take the tokenizer.json of the checkpoint"
             raise TokenizerError(msg)
+        core.add_special_tokens(["</s>"])  # where the file has it as an ordinary token, text could spell it
         self._core = core
         self.eos_id: int = eos
         self.vocab_size: int = core.get_vocab_size()

@@ -55,8 +55,6 @@ def assert_all_close(result: dict[str, torch.Tensor], expected: dict[str, torch.
 @pytest.mark.parametrize("shape", [(96, 64), (5, 192), (192, 5), (64, 37), (144, 48)], ids=str)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_output_and_every_gradient_equal_float_arithmetic_with_the_dequantised_weight(T, shape, bias):
-    if shape[0] * shape[1] % 64:
-        shape = (shape[0] * 64, shape[1])
     operands = Operands(T, *shape, bias=bias)
     y, expected = linear(operands.x, operands.weight, operands.bias, operands.delta()), operands.plain()
     torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-4)
@@ -65,7 +63,7 @@ def test_output_and_every_gradient_equal_float_arithmetic_with_the_dequantised_w
 
 def test_gradients_of_bias_and_adapter_are_right_where_the_input_wants_none():
     operands = Operands(7, 96, 64)
-    operands.x.requires_grad_(False)
+    operands.x.requires_grad_(requires_grad=False)
     y = linear(operands.x, operands.weight, operands.bias, operands.delta())
     result = operands.gradients(y)
     assert sorted(result) == ["A", "B", "bias"]

@@ -78,7 +78,7 @@ class Packer:
 
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """Return the batches of one epoch for one of ``world_size`` processes; every item is in exactly one of all."""
-        return [_batch(group) for group in self._groups(epoch)[rank::world_size]]
+        return [pack(group) for group in self._groups(epoch)[rank::world_size]]
 
     def count_batches(self, epoch: int) -> int:
         """Return how many batches an epoch has for all processes together."""
@@ -105,7 +105,7 @@ class Packer:
             if sum(len(r.token_ids) for r in groups[-1]) + len(document.token_ids) > 4 * self._schedule.batch_tokens:
                 groups.append([])
             groups[-1].append(document)
-        return [_batch(group) for group in groups if group]
+        return [pack(group) for group in groups if group]
 
     def _conversations(self, rng: random.Random) -> list[Rendered]:
         """Shuffle the items and chain a share of them into conversations of two or three turns, all answers in the loss."""
@@ -125,7 +125,8 @@ class Packer:
         return documents
 
 
-def _batch(documents: Sequence[Rendered]) -> Batch:
+def pack(documents: Sequence[Rendered]) -> Batch:
+    """Lay rendered documents one behind another."""
     token_ids: list[int] = []
     starts = [0]
     predicting: list[int] = []

@@ -105,7 +105,10 @@ def _read_options(path: Path) -> tuple[int, float]:
         "peft_type": ("LORA",), "bias": ("none",), "use_rslora": (False,), "use_dora": (False,), "fan_in_fan_out": (False,),
         "rank_pattern": ({},), "alpha_pattern": ({},), "modules_to_save": (None, []), "layer_replication": (None,),
         "alora_invocation_tokens": (None,), "lora_bias": (False,), "trainable_token_indices": (None,),
-        "target_parameters": (None, []),
+        "target_parameters": (None, []), "arrow_config": (None,), "kasa_config": (None,), "use_qalora": (False,),
+        "use_bdlora": (None,),
+        # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA begin by changing the base's own weights.
+        "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     }  # fmt: skip
     refused = [f"{k} is {options[k]!r}" for k, allowed in plain.items() if k in options and options[k] not in allowed]
     if refused or rank < 1:

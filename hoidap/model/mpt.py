@@ -73,11 +73,17 @@ class MPT:
         Returns:
             [T, d] after the last norm, in the model's dtype.
 
+        Raises:
+            ValueError: starts that are not the documents', a document or row that is too long, or a second adapter.
+
         """
         if adapter is not None and self.merged is not None:
             msg = "this model has an adapter merged into it already; call it without one"
             raise ValueError(msg)
         lengths = attention.lengths_of(doc_starts)
+        if doc_starts[-1] != len(tokens):  # a shorter stream would be stretched over the tokens unseen
+            msg = f"document starts must rise from 0 to the number of tokens, {len(tokens)}; got {list(doc_starts)[-20:]}"
+            raise ValueError(msg)
         past = cache.past if cache else [0] * len(lengths)
         x = self._embed(tokens, lengths, past)
         # A prompt on empty rows attends to itself alone: the packed layout, which shares its bias, does.

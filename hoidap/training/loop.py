@@ -54,7 +54,7 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
     trained = adapter.trainable() if adapter else model.trainable()
     schedule = recipe.schedule
     model.recompute = recipe.recompute
-    stepper = _Stepper(model, adapter, trained, recipe, _count_steps(packer, recipe))
+    stepper = Stepper(model, adapter, trained, recipe, _count_steps(packer, recipe))
     alone = packer.alone()
     started = time.perf_counter()
     watcher.start(stepper.total_steps)
@@ -89,7 +89,7 @@ def measure_recall(model: MPT, adapter: Adapter | None, alone: list[Batch]) -> f
     return recited / documents
 
 
-class _Stepper:
+class Stepper:
     """Makes one optimiser step at a time."""
 
     def __init__(
