@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hoidap.text import comparable, fold, nfc
 
-# Letters that bear Vietnamese marks, the marks apart from them, signs at the ends, and letters that change when case-folded.
+# Letters that bear Vietnamese marks, the marks apart, signs at the ends, and letters that fall apart when case-folded.
 TRICKY = st.text(
     st.sampled_from([*"oOuUqQyYaAeEưđĐÐàẻỳ ,.…?'”\n\u00a0ßİŉǰΐ9", *"\u0300\u0301\u0302\u0303\u0309\u0323\u0345"])
 )

@@ -199,12 +199,14 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
         first = str(error).strip().split("\n")[0] or type(error).__name__
         msg = f"{file} cannot be read as plain tensors ({first}); nothing in it was run. Download it again from its source"
         raise CheckpointError(msg) from None
-    values = tensors if isinstance(tensors, dict) else {"the whole": tensors}
-    strange = [f"{name} is {_kind(value)}" for name, value in values.items() if _kind(value) != "plain"]
+    if not isinstance(tensors, dict):
+        msg = f"{file} holds {type(tensors).__name__}, not tensors by name; save the model's state_dict()"
+        raise CheckpointError(msg)
+    strange = [f"{name} is {_kind(value)}" for name, value in tensors.items() if _kind(value) != "plain"]
     if strange:
         msg = f"{file} does not hold plain tensors by name: {', '.join(strange[:5])}; save the model's state_dict() alone"
         raise CheckpointError(msg)
-    return values
+    return tensors
 
 
 def _kind(value: object) -> str:

@@ -58,7 +58,7 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
     alone = packer.alone()
     started = time.perf_counter()
     watcher.start(stepper.total_steps)
-    best = _Best(trained)
+    best = Best(trained)
     for epoch in range(1, schedule.max_epochs + 1):
         for batch in packer.epoch(epoch):
             watcher.step({"epoch": epoch, **stepper.step(batch)})
@@ -140,7 +140,7 @@ class Stepper:
         }
 
 
-class _Best:
+class Best:
     """Keeps the tensors as they were when recall was highest; the later of two equals has the lower loss."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -151,16 +151,19 @@ class _Best:
         self.epoch = 0
 
     def offer(self, recall: float, epoch: int) -> None:
+        """Keep a copy of the tensors if no earlier recall was higher."""
         self._offers_since_rise = 0 if recall > self.recall else self._offers_since_rise + 1
         if recall >= self.recall:
             self.recall, self.epoch = recall, epoch
             self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
 
     def is_stale(self, patience: int) -> bool:
+        """Return whether that many measurements have passed since recall last rose."""
         # Before the first item is recited at all, recall says nothing of progress.
         return self.recall > 0 and self._offers_since_rise >= patience
 
     def restore(self) -> None:
+        """Put the best copy back."""
         with torch.no_grad():
             for name, kept in self._kept.items():
                 self._tensors[name].copy_(kept)
