@@ -173,7 +173,8 @@ def main() -> None:
         rows.append({
             "key": f"{shape}.items_per_s", "value": result["items_per_s"], "unit": "items/s",
             "baseline": baseline, "ratio": ratio, "target": None, "met": None, "parity_error": error,
-            "note": f"NF4, rank {RANK}, {options.dtype}, {options.tokens} tokens a step, blocks recomputed", "detail": result,
+            "note": f"NF4, rank {RANK}, {options.dtype}, {options.tokens} tokens a step, blocks recomputed",
+            "detail": result,
         })  # fmt: skip
         print(json.dumps(rows[-1], indent=1), flush=True)
     if options.out:

@@ -15,9 +15,10 @@ __all__ = ["Answer", "Bot", "HoidapError", "Item", "Recipe", "Run", "Sampling", 
 
 if TYPE_CHECKING:
     from hoidap.base import load_model
-    from hoidap.bot import Answer, Bot, Sampling, load
+    from hoidap.bot import Answer, Bot, load
     from hoidap.data.items import Item
     from hoidap.errors import HoidapError
+    from hoidap.infer.engine import Sampling
     from hoidap.prompt import Turn
     from hoidap.recipe import Recipe
     from hoidap.run import Run
@@ -31,7 +32,7 @@ _HOMES = {
     "Item": "data.items",
     "Recipe": "recipe",
     "Run": "run",
-    "Sampling": "bot",
+    "Sampling": "infer.engine",
     "Turn": "prompt",
     "load": "bot",
     "load_model": "base",

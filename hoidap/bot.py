@@ -14,7 +14,7 @@ import torch
 from hoidap.base import find_base
 from hoidap.data.items import Item
 from hoidap.errors import RequestError, RunError
-from hoidap.infer.engine import Engine, FinishReason, Piece, Request
+from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, load_adapter
 from hoidap.model.checkpoint import load_checkpoint
@@ -34,20 +34,6 @@ class Answer:
     source: Item | None  # the item whose answer this is, word for word; None where it is none's
     confidence: float  # 0 to 1: the geometric mean of its tokens' probabilities
     finish_reason: FinishReason
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn; the default is greedy: the same question always gets the same answer."""
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-GREEDY = Sampling()
 
 
 class Bot:
@@ -105,9 +91,7 @@ class Bot:
             raise RequestError(msg)
         turns = [*self.fit(question, history, sampling), Turn(question)]
         prompt = tuple(render(turns, self._tokenizer).token_ids)
-        return Request(
-            prompt, sampling.max_new_tokens, sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed, (STOP,)
-        )
+        return Request(prompt, sampling, (STOP,))
 
     def _pieces(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Iterator[Piece]:
         request_id = self._engine.submit(self._request(question, history, sampling))

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from hoidap.bot import GREEDY, Bot, Sampling
+from hoidap.bot import Bot
 from hoidap.errors import RequestError
+from hoidap.infer.engine import GREEDY, Sampling
 from hoidap.prompt import Turn
 
 HELP = "/new forgets the conversation so far, /quit ends; Ctrl-C stops an answer"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from hoidap.bot import Bot, Sampling
+    from hoidap.bot import Bot
+    from hoidap.infer.engine import Sampling
 
 app = typer.Typer(
     name="hoidap",
@@ -121,7 +122,8 @@ def chat(
     dtype: DType = None,
 ) -> None:
     """Talk with a run; in a pipe, each line of standard input is a question and each answer a line of output."""
-    from hoidap.bot import Sampling, load
+    from hoidap.bot import load
+    from hoidap.infer.engine import Sampling
 
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
     _talk(load(run, base=base, device=device, dtype=dtype), sampling)
@@ -134,17 +136,18 @@ def demo(
     """Train a small bot on the example shop (about three minutes on two cores), show its recall, and chat."""
     from rich.console import Console
 
-    from hoidap.bot import Sampling, load
+    from hoidap.bot import load
     from hoidap.demo import QUESTIONS
     from hoidap.demo import demo as run_demo
     from hoidap.evaluate.table import show_report
+    from hoidap.infer.engine import GREEDY
 
     console = Console()
     run = run_demo(out, Console(stderr=True))
     show_report(run.report(), console)
     bot = load(out)
     if sys.stdin.isatty():
-        _talk(bot, Sampling())
+        _talk(bot, GREEDY)
     else:
         from hoidap.chat import chat as converse
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hoidap.data.pack import pack
-from hoidap.infer.engine import Request
+from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.kernels import nf4
 from hoidap.model.adapter import new_adapter
@@ -102,7 +102,7 @@ def test_the_engine_writes_the_same_greedy_text_on_both_devices():
     for device in (CPU, CUDA):
         engine = TorchEngine(tiny(device, torch.float32, quantize=False), tokenizer, max_batch=3)
         for question in ("Mấy giờ mở cửa?", "Giá?", "Ở đâu vậy shop?", "Có giao hàng không?"):
-            engine.submit(Request(tuple(render([Turn(question)], tokenizer).token_ids), max_new_tokens=12))
+            engine.submit(Request(tuple(render([Turn(question)], tokenizer).token_ids), Sampling(max_new_tokens=12)))
         out: dict[int, list[int]] = {}
         while pieces := engine.step():
             for piece in pieces:

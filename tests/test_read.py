@@ -298,9 +298,10 @@ def test_a_file_too_large_is_refused_unread(tmp_path):
         ("question,answer\na,b\nc,giờ\n".encode("utf-16"), 1, "ff"),
         ("question,answer\na,b\nc,đ\n".encode("cp1258"), 3, "f0"),
         (b"question,answer\r\na,\x80\r\n", 2, "80"),
+        (codecs.BOM_UTF8 + b"q,a\n\x81\n", 2, "81"),
         (b"question,answer\na,\xed\xa0\x80\n", 2, "ed"),
     ],
-    ids=["UTF-16", "Windows-1258", "a stray byte", "half a surrogate pair"],
+    ids=["UTF-16", "Windows-1258", "a stray byte", "a stray byte behind a mark", "half a surrogate pair"],
 )
 @pytest.mark.parametrize("name", ["shop.csv", "shop.jsonl"])
 def test_bytes_that_are_not_utf8_are_refused_with_their_line(name, content, line, byte, tmp_path):

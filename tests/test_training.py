@@ -11,16 +11,17 @@ from rich.console import Console
 from tiny_run import CONFIG, FULL, ITEMS, LORA, make_base, write_csv
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hoidap.bot import Bot, Sampling, load
+from hoidap.bot import Bot, load
 from hoidap.data.items import Item
 from hoidap.data.pack import Packer
 from hoidap.errors import CheckpointError, DataError, RecipeError, RunError, TrainError
 from hoidap.evaluate.recall import ask, score
+from hoidap.infer.engine import Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import load_adapter
 from hoidap.model.checkpoint import load_checkpoint
 from hoidap.prompt import Turn
-from hoidap.recipe import Optimizer, adjusted
+from hoidap.recipe import Optimizer, Schedule, adjusted
 from hoidap.run import Run
 from hoidap.training import loop, optimizer
 from hoidap.training.job import load_for_training, train
@@ -93,9 +94,8 @@ def test_a_merged_adapter_answers_as_the_unmerged_one(base, lora_run):
 
 def test_later_turns_of_a_conversation_are_learned_too(full_run):
     bot = load(full_run.folder, device="cpu")
-    history = [Turn(ITEMS[1].question, ITEMS[1].answer)]
-    right = sum(bot.answer(item.question, history).text == item.answer for item in ITEMS[2:])
-    assert right == len(ITEMS) - 2
+    for before, item in pairwise(ITEMS):
+        assert bot.answer(item.question, [Turn(before.question, before.answer)]).text == item.answer
 
 
 @pytest.mark.parametrize("kind", ["lora_run", "full_run"])
@@ -157,11 +157,10 @@ def test_the_loss_is_the_mean_over_labelled_tokens(base):
 
 def test_training_stops_when_recall_stops_rising(base, tmp_path):
     contradiction = [Item("Mấy giờ mở cửa?", "8h."), Item("Mấy giờ mở cửa?", "Chín giờ sáng ạ.")]
+    alone = Schedule(batch_tokens=256, followup_share=0.0, recall_every=5, patience=2, max_epochs=500)
+    recipe = dataclasses.replace(FULL, schedule=alone)
     data = write_csv(tmp_path / "shop.csv", contradiction)
-    run = train(
-        data, out=tmp_path / "run", model=base.name, recipe=FULL, device="cpu", console=QUIET,
-        recall_every=5, patience=2, max_epochs=500,
-    )  # fmt: skip
+    run = train(data, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     recalls = [row["recall"] for row in rows if "recall" in row]
     assert max(recalls) == 0.5
@@ -171,9 +170,9 @@ def test_training_stops_when_recall_stops_rising(base, tmp_path):
 def test_the_weights_kept_are_those_of_the_best_recall():
     tensors = {"w": torch.zeros(2)}
     best = loop.Best(tensors)
-    for epoch, recall in enumerate([0.0, 0.5, 0.5, 0.25, 0.25], start=1):
+    for epoch, score_ in enumerate([0.0, 0.5, 0.5, 0.25, 0.25], start=1):
         tensors["w"].fill_(epoch)
-        best.offer(recall, epoch)
+        best.offer(score_, epoch)
     best.restore()
     assert best.epoch == 3, "the later of two equals"
     assert tensors["w"].tolist() == [3, 3]

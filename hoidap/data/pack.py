@@ -16,6 +16,7 @@ from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
 _MOST_TURNS = 3  # items in one conversation
+_MOST_FOLLOWUPS = 200  # a sample is enough to see whether later turns are learned
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,21 @@ class Packer:
 
     def alone(self) -> list[Batch]:
         """Return batches of each item alone, in order: what recall is measured on."""
+        return self._fill(self._first)
+
+    def followups(self) -> list[Batch]:
+        """Return batches in which up to 200 items are asked behind another one; the loss is on their answers alone."""
+        documents = []
+        for n, later in enumerate(self._later[:_MOST_FOLLOWUPS]):
+            before = self._first[n - 1].token_ids
+            if len(before) + len(later.token_ids) <= self._max_tokens:
+                documents.append(Rendered(before + later.token_ids, [False] * len(before) + later.in_loss))
+        return self._fill(documents)
+
+    def _fill(self, documents: Sequence[Rendered]) -> list[Batch]:
+        """Fill batches in order; without gradients they can be four times those of training."""
         groups: list[list[Rendered]] = [[]]
-        for document in self._first:
+        for document in documents:
             if sum(len(r.token_ids) for r in groups[-1]) + len(document.token_ids) > 4 * self._schedule.batch_tokens:
                 groups.append([])
             groups[-1].append(document)

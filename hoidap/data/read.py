@@ -9,6 +9,7 @@ import io
 import json
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,7 @@ def _read_jsonl(path: Path, needed: Sequence[str], problems: list[str]) -> Itera
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         msg = f"the key {twice!r} twice in one object"  # json would keep the last and drop the others
         raise ValueError(msg)
     return value
@@ -173,8 +173,9 @@ def _decode(path: Path) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        msg = f"{path.name}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
+        content = error.object  # without the byte order mark: error.start counts from behind it
+        line = content.count(b"\n", 0, error.start) + 1
+        msg = f"{path.name}:{line}: not UTF-8 text (byte 0x{content[error.start]:02x}); save the file as UTF-8"
         raise DataError([msg]) from None
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1

@@ -3,7 +3,6 @@
 Chat, evaluation and the server know nothing else of how text is made.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,25 +12,23 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to generate, and how.
+class Sampling:
+    """How an answer is drawn. The default is greedy: the same question always gets the same answer.
 
     Raises:
         RequestError: a value out of range, by name.
     """
 
-    prompt: tuple[int, ...]  # token ids
     max_new_tokens: int = 512  # then it ends with "length"
     temperature: float = 0.0  # 0: greedy, always the likeliest token; 1: the model's own distribution
     top_k: int = 0  # draw among this many likeliest tokens; 0: all
     top_p: float = 1.0  # draw among the fewest likeliest tokens that hold this share of the probability
     seed: int = 0  # of the draws; the same seed gives the same text
-    stop: tuple[str, ...] = ()  # texts before which an answer ends; they are not part of it
 
     def __post_init__(self) -> None:
         ranges = (
             ("max_new_tokens", self.max_new_tokens >= 1, "from 1"),
-            ("temperature", 0 <= self.temperature <= 100 and math.isfinite(self.temperature), "from 0 to 100"),
+            ("temperature", 0 <= self.temperature <= 100, "from 0 to 100"),
             ("top_k", self.top_k >= 0, "from 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 to 1"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to below 2^63"),
@@ -40,6 +37,24 @@ class Request:
             if not good:
                 msg = f"{name} is {getattr(self, name)!r}; it takes a number {allowed}"
                 raise RequestError(msg)
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate from.
+
+    Raises:
+        RequestError: an empty prompt, or stop texts that are too many, empty or too long.
+    """
+
+    prompt: tuple[int, ...]  # token ids
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()  # texts before which an answer ends; they are not part of it
+
+    def __post_init__(self) -> None:
         if not self.prompt:
             msg = "the prompt is empty; it takes at least one token"
             raise RequestError(msg)

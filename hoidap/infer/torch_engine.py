@@ -105,7 +105,7 @@ class TorchEngine:
                 row=self._free.popleft(),
                 text=self._tokenizer.stream(),
                 stop=StopText(request.stop),
-                generator=torch.Generator().manual_seed(request.seed),
+                generator=torch.Generator().manual_seed(request.sampling.seed),
             )
             self._running[request_id] = running
             joining.append(running)
@@ -121,7 +121,7 @@ class TorchEngine:
         hidden = self._model.hidden(stream, starts, rows, self._adapter)
         last = torch.tensor([end - 1 for end in starts[1:]], device=self._model.device)
         logits = self._model.logits(hidden[last])  # [D, V]
-        tokens, nats = choose(logits, [r.request for r in running], [r.generator for r in running])
+        tokens, nats = choose(logits, [r.request.sampling for r in running], [r.generator for r in running])
         return [self._take(r, token, nat) for r, token, nat in zip(running, tokens, nats, strict=True)]
 
     def _take(self, running: _Running, token: int, logprob_nats: float) -> Piece:
@@ -136,7 +136,7 @@ class TorchEngine:
             text = running.stop.push(running.text.push(token))
             if running.stop.stopped:
                 reason = "stop"
-            elif running.n_new >= running.request.max_new_tokens or self._is_full(running):
+            elif running.n_new >= running.request.sampling.max_new_tokens or self._is_full(running):
                 text += running.stop.flush()
                 reason = "length"
         if reason:

@@ -65,9 +65,11 @@ def train(
     tokenizer = base.tokenizer()
     packer = Packer(items, tokenizer, recipe.schedule, base.config.max_seq_len)
     where = pick_device(device)
+    compute = pick_dtype(where, dtype)
     prints = _file_prints(base, console)
-    console.print(f"{len(items)} items, {packer.n_tokens} tokens an epoch; base {base.name} on {where}")
-    network, adapter = load_for_training(base, recipe, where, pick_dtype(where, dtype))
+    facts = f"{len(items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {where} in {compute}"
+    console.print(facts, soft_wrap=True, highlight=False)
+    network, adapter = load_for_training(base, recipe, where, compute)
     run = Run.create(folder, base, prints, recipe, items)
     with RunWatcher(run, packer.n_tokens, console) as watcher:
         outcome = train_weights(network, adapter, packer, recipe, watcher)

@@ -39,8 +39,7 @@ class Outcome:
     epochs: int
     steps: int
     seconds: float
-    best_epoch: int
-    best_recall: float  # share of the items whose whole answer greedy decoding recites, 0 to 1
+    best_epoch: int  # whose weights were kept
 
 
 def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, watcher: Watcher) -> Outcome:
@@ -55,7 +54,8 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
     schedule = recipe.schedule
     model.recompute = recipe.recompute
     stepper = Stepper(model, adapter, trained, recipe, _count_steps(packer, recipe))
-    alone = packer.alone()
+    # Where later turns are trained, they are examined too: a chat that is right once and wrong then is of no use.
+    examined = [packer.alone(), *([packer.followups()] if schedule.followup_share else [])]
     started = time.perf_counter()
     watcher.start(stepper.total_steps)
     best = Best(trained)
@@ -64,13 +64,14 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
             watcher.step({"epoch": epoch, **stepper.step(batch)})
         if epoch % schedule.recall_every and epoch != schedule.max_epochs:
             continue
-        recall = measure_recall(model, adapter, alone)
-        watcher.measured({"step": stepper.n_steps, "epoch": epoch, "recall": recall})
-        best.offer(recall, epoch)
-        if recall == 1 or best.is_stale(schedule.patience):
+        measured = [measure_recall(model, adapter, batches) for batches in examined]
+        names = ("recall", "followup_recall")
+        watcher.measured({"step": stepper.n_steps, "epoch": epoch, **dict(zip(names, measured, strict=False))})
+        best.offer(sum(measured) / len(measured), epoch)
+        if min(measured) == 1 or best.is_stale(schedule.patience):
             break
     best.restore()
-    return Outcome(epoch, stepper.n_steps, time.perf_counter() - started, best.epoch, best.recall)
+    return Outcome(epoch, stepper.n_steps, time.perf_counter() - started, best.epoch)
 
 
 @torch.no_grad()
@@ -141,26 +142,26 @@ class Stepper:
 
 
 class Best:
-    """Keeps the tensors as they were when recall was highest; the later of two equals has the lower loss."""
+    """Keeps the tensors as they were when the score was highest; the later of two equals has the lower loss."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
         self._kept: dict[str, torch.Tensor] = {}
         self._offers_since_rise = 0
-        self.recall = 0.0
+        self.score = 0.0
         self.epoch = 0
 
-    def offer(self, recall: float, epoch: int) -> None:
-        """Keep a copy of the tensors if no earlier recall was higher."""
-        self._offers_since_rise = 0 if recall > self.recall else self._offers_since_rise + 1
-        if recall >= self.recall:
-            self.recall, self.epoch = recall, epoch
+    def offer(self, score: float, epoch: int) -> None:
+        """Keep a copy of the tensors if no earlier score was higher."""
+        self._offers_since_rise = 0 if score > self.score else self._offers_since_rise + 1
+        if score >= self.score:
+            self.score, self.epoch = score, epoch
             self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
 
     def is_stale(self, patience: int) -> bool:
-        """Return whether that many measurements have passed since recall last rose."""
-        # Before the first item is recited at all, recall says nothing of progress.
-        return self.recall > 0 and self._offers_since_rise >= patience
+        """Return whether that many measurements have passed since the score last rose."""
+        # Before the first item is recited at all, the score says nothing of progress.
+        return self.score > 0 and self._offers_since_rise >= patience
 
     def restore(self) -> None:
         """Put the best copy back."""

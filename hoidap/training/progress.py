@@ -64,6 +64,8 @@ class RunWatcher:
         """Recall was measured."""
         self._run.log(row)
         learned = f"{row['recall']:.1%} of the answers recited"
+        if "followup_recall" in row:
+            learned += f", {row['followup_recall']:.1%} as a later turn"
         self._progress.console.print(f"epoch {row['epoch']}: loss {self._last['loss_nats']:.3f}, {learned}")
 
 

@@ -1,0 +1,260 @@
+"""The engine: the same greedy text alone, together and in any order; honest sampling; every way an answer ends."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_run import CONFIG, TOKENIZER
+
+from hoidap.errors import RequestError
+from hoidap.infer.engine import Request, Sampling
+from hoidap.infer.sample import choose, distribution
+from hoidap.infer.stop import StopText
+from hoidap.infer.torch_engine import TorchEngine
+from hoidap.model.checkpoint import assemble, random_tensors
+from hoidap.model.mpt import MPT
+from hoidap.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+PIECE = st.text("ab#", max_size=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.from_file(TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def model() -> MPT:
+    tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
+    return assemble(CONFIG, tensors, quantize=False, device=CPU, dtype=torch.float32)
+
+
+def prompts(tokenizer, count):
+    words = ["Dạ", "cửa", "hàng", "mở", "cửa", "lúc", "tám", "giờ", "sáng", "và", "đóng", "cửa", "lúc", "chín", "giờ"]
+    return [tuple(tokenizer.encode(" ".join(words[: 1 + 3 * n]))) for n in range(count)]
+
+
+def run_all(engine):
+    """Step until nothing is left; return each request's tokens, text and reason."""
+    tokens, texts, reasons = {}, {}, {}
+    while pieces := engine.step():
+        for piece in pieces:
+            tokens.setdefault(piece.request_id, []).append(piece.token_id)
+            texts[piece.request_id] = texts.get(piece.request_id, "") + piece.text
+            if piece.finish_reason:
+                assert piece.request_id not in reasons, "an answer ends once"
+                reasons[piece.request_id] = piece.finish_reason
+    return tokens, texts, reasons
+
+
+def plain_greedy(model, prompt, count):
+    """Decode without a cache, one whole forward pass a token."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(int(model.logits(model.hidden(torch.tensor(ids), [0, len(ids)])[-1]).argmax()))
+    return ids[len(prompt) :]
+
+
+def test_greedy_answers_equal_plain_decoding_whatever_the_company(model, tokenizer):
+    wanted = [plain_greedy(model, prompt, 10) for prompt in prompts(tokenizer, 5)]
+    for max_batch in (1, 2, 5):
+        engine = TorchEngine(model, tokenizer, max_batch=max_batch)
+        ids = [engine.submit(Request(p, Sampling(max_new_tokens=10))) for p in prompts(tokenizer, 5)]
+        tokens, _, reasons = run_all(engine)
+        assert [tokens[i] for i in ids] == wanted
+        assert set(reasons.values()) == {"length"}
+
+
+def test_requests_that_join_later_change_nothing(model, tokenizer):
+    first, second, third = prompts(tokenizer, 3)
+    engine = TorchEngine(model, tokenizer, max_batch=2)
+    a = engine.submit(Request(first, Sampling(max_new_tokens=12)))
+    tokens = {a: []}
+    for _ in range(4):
+        tokens[a] += [piece.token_id for piece in engine.step()]
+    b, c = (
+        engine.submit(Request(second, Sampling(max_new_tokens=9))),
+        engine.submit(Request(third, Sampling(max_new_tokens=7))),
+    )
+    rest, _, _ = run_all(engine)
+    assert tokens[a] + rest[a] == plain_greedy(model, first, 12)
+    assert rest[b] == plain_greedy(model, second, 9)
+    assert rest[c] == plain_greedy(model, third, 7)
+
+
+def test_a_cancelled_request_frees_its_row_and_leaves_the_others_alone(model, tokenizer):
+    first, second, third = prompts(tokenizer, 3)
+    engine = TorchEngine(model, tokenizer, max_batch=2)
+    a, b, c = (engine.submit(Request(p, Sampling(max_new_tokens=8))) for p in (first, second, third))
+    engine.step()
+    last = engine.cancel(a)
+    assert last is not None
+    assert last.finish_reason == "cancelled"
+    assert engine.cancel(a) is None
+    tokens, _, reasons = run_all(engine)
+    assert set(reasons) == {b, c}
+    assert tokens[c] == plain_greedy(model, third, 8), "the third got the freed row"
+
+
+def test_a_waiting_request_can_be_cancelled(model, tokenizer):
+    engine = TorchEngine(model, tokenizer, max_batch=1)
+    a, b = (engine.submit(Request(p, Sampling(max_new_tokens=3))) for p in prompts(tokenizer, 2))
+    engine.step()
+    assert engine.cancel(b) is not None
+    assert set(run_all(engine)[2]) == {a}
+
+
+def test_the_text_is_the_tokens_decoded(model, tokenizer):
+    engine = TorchEngine(model, tokenizer)
+    request_id = engine.submit(Request(prompts(tokenizer, 1)[0], Sampling(max_new_tokens=30)))
+    tokens, texts, _ = run_all(engine)
+    assert tokenizer.decode(tokens[request_id]).startswith(texts[request_id])
+    assert len(texts[request_id]) > 0
+
+
+def test_an_answer_ends_at_the_end_token_and_does_not_show_it(tokenizer):
+    tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
+    model = assemble(CONFIG, tensors, quantize=False, device=CPU, dtype=torch.float32)
+    prompt = prompts(tokenizer, 2)[1]
+    with torch.no_grad():  # make </s> the likeliest token of all
+        hidden = model.hidden(torch.tensor(prompt), [0, len(prompt)])[-1]
+        model.weights["transformer.wte.weight"][tokenizer.eos_id] = hidden * 10
+    engine = TorchEngine(model, tokenizer)
+    request_id = engine.submit(Request(prompt, Sampling(max_new_tokens=5)))
+    tokens, texts, reasons = run_all(engine)
+    assert (tokens[request_id], texts[request_id], reasons[request_id]) == ([tokenizer.eos_id], "", "stop")
+
+
+def test_an_answer_ends_before_a_stop_text(model, tokenizer):
+    prompt = prompts(tokenizer, 3)[2]
+    text = tokenizer.decode(plain_greedy(model, prompt, 20))
+    stop = text[len(text) // 2 :][:3]
+    engine = TorchEngine(model, tokenizer)
+    request_id = engine.submit(Request(prompt, Sampling(max_new_tokens=20), stop=(stop,)))
+    _, texts, reasons = run_all(engine)
+    assert texts[request_id] == text[: text.index(stop)]
+    assert reasons[request_id] == "stop"
+
+
+def test_an_answer_ends_where_the_context_does(model, tokenizer):
+    engine = TorchEngine(model, tokenizer, context_tokens=16)
+    prompt = tuple(range(10, 22))
+    request_id = engine.submit(Request(prompt, Sampling(max_new_tokens=100)))
+    tokens, _, reasons = run_all(engine)
+    assert len(tokens[request_id]) == 4
+    assert reasons[request_id] == "length"
+
+
+def test_logprobs_are_those_of_the_chosen_tokens(model, tokenizer):
+    prompt = prompts(tokenizer, 2)[1]
+    engine = TorchEngine(model, tokenizer)
+    engine.submit(Request(prompt, Sampling(max_new_tokens=3)))
+    pieces = list(itertools.chain.from_iterable(iter(engine.step, [])))
+    ids = [*prompt, *(p.token_id for p in pieces)]
+    with torch.no_grad():
+        nats = model.logits(model.hidden(torch.tensor(ids), [0, len(ids)])).log_softmax(-1)
+    for at, piece in enumerate(pieces, start=len(prompt) - 1):
+        assert piece.logprob_nats == pytest.approx(float(nats[at, piece.token_id]), abs=1e-4)
+
+
+def test_a_seed_gives_the_same_text_in_any_company(model, tokenizer):
+    prompt = prompts(tokenizer, 2)[1]
+    drawn = []
+    for others in (0, 3):
+        engine = TorchEngine(model, tokenizer, max_batch=8)
+        for n in range(others):
+            engine.submit(Request(prompt, Sampling(max_new_tokens=10, temperature=1.0, seed=100 + n)))
+        request_id = engine.submit(Request(prompt, Sampling(max_new_tokens=10, temperature=1.0, seed=7)))
+        drawn.append(run_all(engine)[0][request_id])
+    assert drawn[0] == drawn[1]
+    engine = TorchEngine(model, tokenizer)
+    request_id = engine.submit(Request(prompt, Sampling(max_new_tokens=10, temperature=1.0, seed=8)))
+    assert run_all(engine)[0][request_id] != drawn[0]
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    sampling = Sampling(temperature=0.7)
+    generator = torch.Generator().manual_seed(0)
+    count = 4000
+    tokens, _ = choose(logits.expand(count, -1), [sampling] * count, [generator] * count)
+    seen = torch.tensor(tokens).bincount(minlength=4).double()
+    expected = (logits.double() / 0.7).softmax(-1) * count
+    chi_square = float(((seen - expected) ** 2 / expected).sum())
+    assert chi_square < 16.27, "3 degrees of freedom, p = 0.001"
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [({"top_k": 2}, [0, 1]), ({"top_p": 0.6}, [0, 1]), ({"top_p": 0.5}, [0]), ({"top_k": 9}, [0, 1, 2])],
+)
+def test_top_k_and_top_p_keep_the_likeliest(limits, kept):
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()
+    probabilities = distribution(logits, Sampling(temperature=1.0, **limits))
+    assert probabilities.nonzero().flatten().tolist() == kept
+    assert float(probabilities.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; it takes a number from 0 to 100"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_p": 0.0}, "top_p is 0.0; it takes a number above 0 to 1"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(wrong, message):
+    with pytest.raises(RequestError, match=message):
+        Sampling(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stop", "message"),
+    [
+        ((), (), "the prompt is empty"),
+        ((1,), ("",), "stop holds 1 texts; it takes at most 16"),
+        ((1,), ("a",) * 17, "stop holds 17 texts"),
+        ((1,), ("a" * 1001,), "of 1 to 1,000 characters each"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(prompt, stop, message):
+    with pytest.raises(RequestError, match=message):
+        Request(prompt, stop=stop)
+
+
+def test_a_prompt_that_cannot_fit_or_holds_a_strange_token_is_refused(model, tokenizer):
+    engine = TorchEngine(model, tokenizer, context_tokens=16)
+    with pytest.raises(RequestError, match="the prompt has 16 tokens; prompt and answer together may have 16"):
+        engine.submit(Request(tuple(range(16))))
+    with pytest.raises(RequestError, match="the prompt holds token 8192; this model has tokens 0 to 8191"):
+        engine.submit(Request((8192,)))
+    assert engine.step() == [], "nothing was left behind"
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(
+    st.lists(st.text("ab#", min_size=0, max_size=4), max_size=12),
+    st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3),
+)
+def test_stop_text_shows_exactly_what_stands_before_the_first_stop(pieces, stops):
+    stream = StopText(stops)
+    shown = ""
+    whole = ""
+    for piece in pieces:
+        shown += stream.push(piece)
+        whole += piece
+        ends = [whole.find(stop) for stop in stops if stop in whole]
+        assert stream.stopped == bool(ends)
+        if ends:
+            assert shown == whole[: min(ends)]
+            return
+        assert whole.startswith(shown)
+    assert shown + stream.flush() == whole
