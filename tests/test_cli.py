@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import ITEMS, make_base, write_csv
+from rich.console import Console
+from tiny_run import FULL, ITEMS, make_base, write_csv
 
 from hoidap.cli import main
 from hoidap.tokenizer import Tokenizer
+from hoidap.training.job import train
 
 
 def hoidap(*arguments, stdin="", cwd=None):
@@ -23,14 +25,21 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     make_base(folder / "base")
     write_csv(folder / "shop.csv", ITEMS)
-    done = hoidap(
-        "train", "shop.csv", "--model", "base", "--out", "runs/shop", "--method", "full", "--lr", "5e-3", "--epochs", "120",
-        "--batch-tokens", "256", "--device", "cpu", cwd=folder,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "100.0%" in done.stdout
-    assert "next: hoidap chat runs/shop" in done.stdout
+    train(
+        folder / "shop.csv", out=folder / "runs/shop", model=str(folder / "base"), recipe=FULL, console=Console(quiet=True)
+    )
     return folder
+
+
+def test_train_shows_what_was_learned_and_what_to_do_next(shop):
+    arguments = ("shop.csv", "--model", "base", "--out", "runs/short", "--epochs", "2", "--rank", "4", "--device", "cpu")
+    done = hoidap("train", *arguments, cwd=shop)
+    assert done.returncode == 0, done.stderr
+    assert "6 items, 191 tokens an epoch; base" in done.stderr
+    assert "epoch 2: loss " in done.stderr
+    assert "as trained" in done.stdout
+    assert "wanted" in done.stdout
+    assert "next: hoidap chat runs/short" in done.stdout
 
 
 def test_chat_works_in_a_pipe(shop):

@@ -25,8 +25,8 @@ ITEMS = [
 FULL = Recipe(
     method="full",
     quantize="none",
-    optimizer=Optimizer(learning_rate=5e-3),
-    schedule=Schedule(max_epochs=120, batch_tokens=256, recall_every=10, followup_share=0.3),
+    optimizer=Optimizer(learning_rate=3e-3),
+    schedule=Schedule(max_epochs=150, batch_tokens=256, recall_every=10, followup_share=0.6, patience=10),
 )
 LORA = Recipe(
     adapter=Adapter(rank=16, alpha=32),
