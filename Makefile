@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check test-gpu lock clean
+.PHONY: demo test check test-gpu docs lock clean
 
 demo: $(VENV)/installed  ## train on the example shop on the CPU, then chat
 	$(BIN)/hoidap demo
@@ -35,6 +35,9 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 $(VENV)/installed-dev: $(VENV)/torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/installed
+
+docs: $(VENV)/installed-dev  ## write docs/cli.md from the commands
+	$(BIN)/python tests/test_docs.py
 
 lock:  ## write constraints.txt from what is installed and passed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

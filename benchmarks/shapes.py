@@ -7,15 +7,12 @@ Items are as in the project's baselines: log-normal (4.7, 0.6) tokens clipped to
 """
 
 import argparse
-import datetime as dt
 import json
-import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import environment
 import torch
 
 from hoidap.data.pack import Batch, pack
@@ -130,19 +127,6 @@ def context_gib() -> float:
 _CONTEXT_GIB = [0.0]
 
 
-def environment() -> dict[str, Any]:
-    """Return what a result must say of where it comes from."""
-    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)  # noqa: S607
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "commit": head.stdout.strip() + ("" if not status.stdout.strip() else "+changes"),
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
@@ -178,7 +162,7 @@ def main() -> None:
         })  # fmt: skip
         print(json.dumps(rows[-1], indent=1), flush=True)
     if options.out:
-        options.out.write_text(json.dumps({**environment(), "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        environment.write(options.out, rows)
 
 
 if __name__ == "__main__":

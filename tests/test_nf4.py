@@ -28,6 +28,15 @@ def outliers() -> torch.Tensor:
     return weight
 
 
+def at_midpoints() -> torch.Tensor:
+    """Return blocks of values where two levels meet, and one float32 to either side: rounding in another order shows."""
+    levels = torch.tensor(nf4.LEVELS)
+    middle = (levels[:-1] + levels[1:]) / 2
+    ends = torch.tensor([-1.0, 1.0])
+    block = torch.cat([middle, *(middle.nextafter(end.expand(15)) for end in ends), ends, torch.zeros(17)])
+    return block * normal(200, 1).abs()
+
+
 MATRICES = {
     "256 scales, exactly one block": normal(64, 256),
     "257 scales, one over": normal(257, 64),
@@ -41,6 +50,7 @@ MATRICES = {
     "all zero": torch.zeros(20, 64),
     "all equal": torch.full((20, 64), -0.25),
     "outliers": outliers(),
+    "at the midpoints": at_midpoints(),
     "uniform": torch.rand(300, 256, generator=torch.Generator().manual_seed(1)) - 0.5,
 }
 EVEN = ("one block alone", "all zero", "all equal")  # all blocks share one absmax: its remainder and the scales are 0
