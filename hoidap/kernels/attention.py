@@ -59,15 +59,16 @@ class Packed:
             cells += at.numel()
         return cls(tuple(rectangles), back.to(slopes.device))
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """Attend within each document; q, k, v and the result are [T, H, d]."""
+    def attend(self, qkv: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend within each document: queries, keys and values [T, 3, H, d] → [T, H, d]."""
         outputs = []
         for rectangle in self.rectangles:
-            query, key, value = (_pad(t, rectangle.at) for t in (q, k, v))  # [D', H, W, d]
+            query, key, value = _pad(qkv, rectangle.at).unbind(2)  # [D', W, 3, H, d] → [D', W, H, d] each
+            query, key, value = (t.transpose(1, 2) for t in (query, key, value))  # → [D', H, W, d]
             bias = rectangle.bias.expand(query.shape[0], -1, -1, -1)
             out = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
             outputs.append(out.transpose(1, 2).flatten(0, 1))  # [D'·W, H, d]
-        return torch.cat(outputs)[self.back].to(q.dtype)
+        return torch.cat(outputs).index_select(0, self.back).to(qkv.dtype)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Appended:
 
         What stands in a row past its document's end is never looked at.
         """
-        query = _pad(q, self.at)  # [D, H, W, d]
+        query = _pad(q, self.at).transpose(1, 2)  # [D, W, H, d] → [D, H, W, d]
         out = scaled_dot_product_attention(query, keys.float(), values.float(), attn_mask=self.bias, scale=scale)
         return out.transpose(1, 2)[self.real].to(q.dtype)  # [D, W, H, d] → [T, H, d]
 
@@ -115,16 +116,20 @@ def lengths_of(starts: Sequence[int]) -> list[int]:
 
 
 def _width(length: int) -> int:
-    """Round up: to 16s up to 256, then to eighths of the power of two below, at most 12 % of padding."""
+    """Round up to 1, 16, or a power of two or one and a half: few rectangles, at most a third of padding."""
     if length == 1:
         return 1
-    step: int = max(16, 2 ** (length.bit_length() - 4))
-    return -(-length // step) * step
+    power: int = max(16, 2 ** (length - 1).bit_length())
+    return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
 
 
 def _pad(stream: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Gather [T, H, d] into float32 [D, H, W, d]."""
-    return stream[at].transpose(1, 2).float()
+    """Gather a stream [T, …] into float32 [D, W, …].
+
+    Padding repeats a document's last token. What it yields is never read, so its gradient is zero, and the backward
+    pass, which adds up the repeats in any order, gives the same sum each time.
+    """
+    return stream.index_select(0, at.flatten()).view(*at.shape, *stream.shape[1:]).float()
 
 
 def _bias(positions: torch.Tensor, span: int, slopes: torch.Tensor) -> torch.Tensor:

@@ -179,28 +179,27 @@ class MPT:
         adapter: "Adapter | None",
     ) -> torch.Tensor:
         block = f"transformer.blocks.{layer}"
-        q, k, v = self._qkv(self._norm(x, f"{block}.norm_1"), block, adapter)  # [T, H, d/H] each
+        qkv = self._qkv(self._norm(x, f"{block}.norm_1"), block, adapter)  # [T, 3, H, d/H]
         if cache and at:
-            cache.store(layer, at, k, v)
+            cache.store(layer, at, qkv[:, 1], qkv[:, 2])
         if isinstance(layout, attention.Packed):
-            attended = layout.attend(q, k, v, self.config.attention_scale)
+            attended = layout.attend(qkv, self.config.attention_scale)
         else:
             assert cache is not None  # noqa: S101 - an Appended layout is made for a cache alone
             keys, values = cache.read(layer, layout.bias.shape[-1])
-            attended = layout.attend(q, keys, values, self.config.attention_scale)
+            attended = layout.attend(qkv[:, 0], keys, values, self.config.attention_scale)
         x = x + self._linear(attended.flatten(1), f"{block}.attn.out_proj", adapter)  # [T, H, d/H] → [T, d]
         up = self._linear(self._norm(x, f"{block}.norm_2"), f"{block}.ffn.up_proj", adapter)  # [T, 4d]
         return x + self._linear(gelu(up), f"{block}.ffn.down_proj", adapter)
 
-    def _qkv(self, x: torch.Tensor, block: str, adapter: "Adapter | None") -> tuple[torch.Tensor, ...]:
+    def _qkv(self, x: torch.Tensor, block: str, adapter: "Adapter | None") -> torch.Tensor:
         qkv = self._linear(x, f"{block}.attn.Wqkv", adapter)  # [T, 3d]: all of q, all of k, all of v
         if self.config.clip_qkv is not None:
             qkv = qkv.clamp(-self.config.clip_qkv, self.config.clip_qkv)
-        q, k, v = qkv.chunk(3, dim=1)
         if self.config.qk_ln:
-            q, k = self._norm(q, f"{block}.attn.q_ln"), self._norm(k, f"{block}.attn.k_ln")
-        heads = (-1, self.config.n_heads, self.config.head_dim)
-        return tuple(t.reshape(heads) for t in (q, k, v))  # [T, d] → [T, H, d/H]
+            q, k, v = qkv.chunk(3, dim=1)
+            qkv = torch.cat([self._norm(q, f"{block}.attn.q_ln"), self._norm(k, f"{block}.attn.k_ln"), v], dim=1)
+        return qkv.view(-1, 3, self.config.n_heads, self.config.head_dim)
 
     def _linear(self, x: torch.Tensor, module: str, adapter: "Adapter | None") -> torch.Tensor:
         delta = adapter.deltas.get(module) if adapter else None
