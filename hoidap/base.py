@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from hoidap.errors import CheckpointError
-from hoidap.model.checkpoint import assemble, load_checkpoint, random_tensors, weight_files
+from hoidap.model.checkpoint import Watch, assemble, load_checkpoint, random_tensors, unwatched, weight_files
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.mpt import MPT
 from hoidap.recipe import Quantize
@@ -52,13 +52,15 @@ class Base:
             raise CheckpointError(msg)
         return tokenizer
 
-    def load(self, *, quantize: bool, device: torch.device, dtype: torch.dtype, seed: int = 0) -> MPT:
-        """Load the weights; ``seed`` draws those of scratch."""
+    def load(
+        self, *, quantize: bool, device: torch.device, dtype: torch.dtype, seed: int = 0, watch: Watch = unwatched
+    ) -> MPT:
+        """Load the weights; ``seed`` draws those of scratch, ``watch`` is told of each."""
         if self.is_scratch:
             # Drawn on the CPU, so that a seed gives the same weights everywhere.
             tensors = random_tensors(self.config, torch.device("cpu"), torch.float32, seed)
-            return assemble(self.config, tensors, quantize=quantize, device=device, dtype=dtype)
-        return load_checkpoint(Path(self.name), quantize=quantize, device=device, dtype=dtype)
+            return assemble(self.config, tensors, quantize=quantize, device=device, dtype=dtype, watch=watch)
+        return load_checkpoint(Path(self.name), quantize=quantize, device=device, dtype=dtype, watch=watch)
 
     def files(self) -> list[Path]:
         """Return the files that make the base."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from hoidap.base import find_base
 from hoidap.data.items import Item
@@ -17,8 +18,8 @@ from hoidap.errors import RequestError, RunError
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, load_adapter
-from hoidap.model.checkpoint import load_checkpoint
 from hoidap.model.mpt import MPT
+from hoidap.progress import bar
 from hoidap.prompt import STOP, Turn, render
 from hoidap.run import Run
 from hoidap.runtime import pick_device, pick_dtype
@@ -130,7 +131,14 @@ class _Writer:
         return math.exp(self._nats / max(1, self._n_tokens))
 
 
-def load(run: str | Path, *, base: str | None = None, device: str | None = None, dtype: str | None = None) -> Bot:
+def load(
+    run: str | Path,
+    *,
+    base: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    console: Console | None = None,
+) -> Bot:
     """Load a run folder as a bot.
 
     Args:
@@ -138,27 +146,32 @@ def load(run: str | Path, *, base: str | None = None, device: str | None = None,
         base: where the base model is now, if it has moved since.
         device: "cpu", "cuda"; by default a GPU if there is one.
         dtype: "float32", "bfloat16", "float16"; by default what suits the device.
+        console: where the progress of loading is shown; by default nowhere.
 
     Raises:
         RunError: no finished run there, or its base is gone or changed.
     """
     opened = Run.open(Path(run))
     where = pick_device(device)
-    model, adapter = load_weights(opened, base, where, pick_dtype(where, dtype))
+    model, adapter = _load_weights(opened, base, where, pick_dtype(where, dtype), console or Console(quiet=True))
     tokenizer = Tokenizer.from_file(opened.tokenizer_file)
     return Bot(TorchEngine(model, tokenizer, adapter), tokenizer, opened.items())
 
 
-def load_weights(run: Run, base: str | None, device: torch.device, dtype: torch.dtype) -> tuple[MPT, Adapter | None]:
+def _load_weights(
+    run: Run, base: str | None, device: torch.device, dtype: torch.dtype, console: Console
+) -> tuple[MPT, Adapter | None]:
     """Load a run's model and, where it trained one, its adapter on the base."""
     folder = run.weights_folder()
-    if run.recipe.method == "full":
-        return load_checkpoint(folder, quantize=False, device=device, dtype=dtype), None
-    name = base or run.base_name
-    found = find_base(name)
-    if changed := found.changed_since(run.base_prints):
+    is_adapter = run.recipe.method == "lora"
+    found = find_base((base or run.base_name) if is_adapter else str(folder))
+    if is_adapter and (changed := found.changed_since(run.base_prints)):
         files = ", ".join(changed)
-        msg = f"the base {name} is not the one this run was trained on: {files} differ; pass --base with the right folder"
+        msg = f"the base {found.name} is not the one this run was trained on: {files} differ; pass --base with its folder"
         raise RunError(msg)
-    model = found.load(quantize=run.recipe.quantize == "nf4", device=device, dtype=dtype, seed=run.recipe.schedule.seed)
-    return model, load_adapter(folder, model.config, device)
+    with bar(console, "loading", len(found.config.shapes())) as advance:
+        model = found.load(
+            quantize=is_adapter and run.recipe.quantize == "nf4", device=device, dtype=dtype,
+            seed=run.recipe.schedule.seed, watch=lambda *_: advance(1),
+        )  # fmt: skip
+    return model, load_adapter(folder, model.config, device) if is_adapter else None

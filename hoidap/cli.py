@@ -97,12 +97,12 @@ def evaluate(
     from hoidap.data.read import read_questions
     from hoidap.evaluate.recall import ask, ask_items, score
     from hoidap.evaluate.table import show_asked, show_report
+    from hoidap.progress import bar
     from hoidap.run import Run
-    from hoidap.training.progress import bar
 
     others = read_questions(questions) if questions else []
     opened = Run.open(run)
-    bot = load(run, base=base, device=device, dtype=dtype)
+    bot = load(run, base=base, device=device, dtype=dtype, console=Console(stderr=True))
     total = len(others) or sum(1 + len(item.wordings) for item in bot.items)
     with bar(Console(stderr=True), "asking every question", total) as advance:
         if questions:
@@ -132,11 +132,13 @@ def chat(
 
     In a pipe each line of standard input is a question and each answer a line of output, in one conversation.
     """
+    from rich.console import Console
+
     from hoidap.bot import load
     from hoidap.infer.engine import Sampling
 
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    _talk(load(run, base=base, device=device, dtype=dtype), sampling)
+    _talk(load(run, base=base, device=device, dtype=dtype, console=Console(stderr=True)), sampling)
 
 
 @app.command()

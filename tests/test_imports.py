@@ -12,6 +12,7 @@ LAYERS = (
     ("text",),
     ("recipe",),
     ("runtime",),
+    ("progress",),
     ("kernels",),
     ("tokenizer",),
     ("prompt",),

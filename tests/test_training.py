@@ -293,3 +293,9 @@ def test_scores_count_exact_and_normalised_answers(full_run):
     assert scored is not None
     assert (scored.count, scored.exact, scored.normalised) == (3, 1 / 3, 2 / 3)
     assert 0 < scored.chrf < 100
+
+
+def test_what_quantisation_costs_is_reported_apart(lora_run, full_run):
+    first = json.loads((lora_run.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0.05 < first["nf4_relative_error"]["mean"] <= first["nf4_relative_error"]["worst"] < 0.2
+    assert "nf4" not in (full_run.folder / "metrics.jsonl").read_text()

@@ -6,7 +6,7 @@ with an index. Tensors are taken one at a time from the mapped file, so the whol
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -25,10 +25,19 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _FLOATS = ("BF16", "F16", "F32", "F64")  # as safetensors names them
 _DTYPES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 _Named = tuple[str, torch.Tensor]
+Watch = Callable[[str, torch.Tensor, Weight], None]
 
 
-def load_checkpoint(folder: Path, *, quantize: bool, device: torch.device, dtype: torch.dtype) -> MPT:
+def unwatched(_name: str, _original: torch.Tensor, _held: Weight) -> None:
+    """Watch nothing."""
+
+
+def load_checkpoint(
+    folder: Path, *, quantize: bool, device: torch.device, dtype: torch.dtype, watch: Watch = unwatched
+) -> MPT:
     """Load a model folder; with ``quantize`` the linear layers of the blocks are held in NF4.
+
+    ``watch`` is told of each tensor once it is in its place: its name, how it came and how it is held.
 
     Raises:
         CheckpointError: files missing or broken, options not supported, or tensors that do not fit, all listed in one.
@@ -38,11 +47,17 @@ def load_checkpoint(folder: Path, *, quantize: bool, device: torch.device, dtype
     files = weight_files(folder)
     _check_tensors(folder, config, files)
     tensors = (named for file in files for named in _read(file))
-    return assemble(config, tensors, quantize=quantize, device=device, dtype=dtype)
+    return assemble(config, tensors, quantize=quantize, device=device, dtype=dtype, watch=watch)
 
 
 def assemble(
-    config: MPTConfig, tensors: Iterable[_Named], *, quantize: bool, device: torch.device, dtype: torch.dtype
+    config: MPTConfig,
+    tensors: Iterable[_Named],
+    *,
+    quantize: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    watch: Watch = unwatched,
 ) -> MPT:
     """Make an MPT of complete named tensors: moved one by one, floats in ``dtype`` (before NF4 they stay as they came)."""
     weights: dict[str, Weight] = {}
@@ -52,6 +67,7 @@ def assemble(
             weights[name] = _quantize(name, moved)
         else:
             weights[name] = moved.to(dtype)
+        watch(name, moved, weights[name])
     order = config.shapes()
     return MPT(config, {name: weights[name] for name in order}, dtype)
 
@@ -91,15 +107,15 @@ def save_checkpoint(model: MPT, folder: Path) -> None:
     save_file(tensors, folder / _WEIGHTS[0], metadata={"format": "pt"})
 
 
-def quantization_error(original: Iterable[_Named], model: MPT) -> dict[str, float]:
-    """Return ‖W − NF4(W)‖ / ‖W‖ of each quantised tensor, which exactness against the dequantised weights leaves out."""
-    errors = {}
-    for name, tensor in original:
-        weight = model.weights[name]
-        if isinstance(weight, NF4Weight):
-            exact = tensor.to(weight.device, torch.float32)
-            errors[name] = float((exact - nf4.dequantize(weight, torch.float32)).norm() / exact.norm())
-    return errors
+def quantization_error(original: torch.Tensor, held: Weight) -> float | None:
+    """Return ‖W − NF4(W)‖ / ‖W‖ of a quantised matrix, None of one that is not.
+
+    Exactness is stated against the dequantised weights; this is what it leaves out.
+    """
+    if not isinstance(held, NF4Weight):
+        return None
+    exact = original.float()
+    return float((exact - nf4.dequantize(held, torch.float32)).norm() / exact.norm())
 
 
 def weight_files(folder: Path) -> list[Path]:

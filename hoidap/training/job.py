@@ -15,15 +15,17 @@ from hoidap.data.read import read_items
 from hoidap.evaluate.recall import ask_items
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter, save_adapter
-from hoidap.model.checkpoint import save_checkpoint
+from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, unwatched
+from hoidap.model.linear import Weight
 from hoidap.model.mpt import MPT
+from hoidap.progress import bar
 from hoidap.recipe import LORA, SCRATCH, Recipe, adjusted
 from hoidap.run import Run, refuse_existing
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
 from hoidap.training.loop import train as train_weights
-from hoidap.training.progress import RunWatcher, bar
+from hoidap.training.watcher import RunWatcher
 
 
 def train(
@@ -69,9 +71,15 @@ def train(
     prints = _file_prints(base, console)
     facts = f"{len(items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {where} in {compute}"
     console.print(facts, soft_wrap=True, highlight=False)
-    network, adapter = load_for_training(base, recipe, where, compute)
+    errors: dict[str, float] = {}
+    with bar(console, "loading the base", len(base.config.shapes())) as advance:
+        network, adapter = load_for_training(base, recipe, where, compute, _loading(advance, errors))
     run = Run.create(folder, base, prints, recipe, items)
-    with RunWatcher(run, packer.n_tokens, console) as watcher:
+    if errors:
+        mean = sum(errors.values()) / len(errors)
+        run.log({"nf4_relative_error": {"mean": mean, "worst": max(errors.values())}})
+        console.print(f"NF4 changes a weight matrix by {mean:.1%} (‖W − NF4(W)‖ / ‖W‖, mean)", highlight=False)
+    with RunWatcher(run, console) as watcher:
         outcome = train_weights(network, adapter, packer, recipe, watcher)
     run.save_weights(_writer(network, adapter, base))
     report = _evaluate(network, adapter, tokenizer, items, console)
@@ -80,19 +88,33 @@ def train(
     return run
 
 
-def load_for_training(base: Base, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> tuple[MPT, Adapter | None]:
+def load_for_training(
+    base: Base, recipe: Recipe, device: torch.device, dtype: torch.dtype, watch: Watch = unwatched
+) -> tuple[MPT, Adapter | None]:
     """Load the base and what is trained on it: a new adapter, or, for the method "full", float32 weights themselves."""
     seed = recipe.schedule.seed
     if recipe.method == "lora":
-        model = base.load(quantize=recipe.quantize == "nf4", device=device, dtype=dtype, seed=seed)
+        model = base.load(quantize=recipe.quantize == "nf4", device=device, dtype=dtype, seed=seed, watch=watch)
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
-    model = base.load(quantize=False, device=device, dtype=torch.float32, seed=seed)
+    model = base.load(quantize=False, device=device, dtype=torch.float32, seed=seed, watch=watch)
     model.dtype = dtype  # weights stay float32, activations need not
     for weight in model.weights.values():
         assert isinstance(weight, torch.Tensor)  # noqa: S101 - nothing was quantised
         weight.requires_grad_()
     return model, None
+
+
+def _loading(advance: Callable[[int], None], errors: dict[str, float]) -> Watch:
+    """Return a watch that moves the bar and notes what quantisation costs each matrix."""
+
+    def watch(name: str, original: torch.Tensor, held: Weight) -> None:
+        advance(1)
+        error = quantization_error(original, held)
+        if error is not None:
+            errors[name] = error
+
+    return watch
 
 
 def _writer(model: MPT, adapter: Adapter | None, base: Base) -> Callable[[Path], None]:

@@ -1,33 +1,22 @@
-"""What a person sees while it works: bars with the time left, and a line a measurement where there is no terminal."""
+"""What a person sees of a training run, and what its metrics.jsonl keeps."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
+from hoidap.progress import bars
 from hoidap.run import Run
 
 
-@contextmanager
-def bar(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar for ``total`` units of work; call the value it gives with the units done."""
-    with _progress(console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
 class RunWatcher:
-    """Shows the bar of a training run and writes its ``metrics.jsonl``."""
+    """Shows the bar of a training run, a line a measurement, and writes its ``metrics.jsonl``."""
 
-    def __init__(self, run: Run, epoch_tokens: int, console: Console) -> None:
+    def __init__(self, run: Run, console: Console) -> None:
         self._run = run
-        self._console = console
-        self._epoch_tokens = epoch_tokens
-        self._progress = _progress(console)
+        self._progress = bars(console)
         self._task: TaskID | None = None
         self._started = time.perf_counter()
         self._tokens = 0
@@ -67,8 +56,3 @@ class RunWatcher:
         if "followup_recall" in row:
             learned += f", {row['followup_recall']:.1%} as a later turn"
         self._progress.console.print(f"epoch {row['epoch']}: loss {self._last['loss_nats']:.3f}, {learned}")
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
