@@ -54,7 +54,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; scratch: 1e-3]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 20; scratch: 60]")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; scratch: 1024]")] = None,
-    recompute: Annotated[bool | None, typer.Option(help="Save memory: compute activations twice. [default: no]")] = None,
+    recompute: Annotated[
+        bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; scratch: no]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of batches and initial weights. [default: 1]")] = None,
     device: Device = None,
     dtype: DType = None,
@@ -197,7 +199,7 @@ def tokenizer(
         for path in texts:
             opener = lzma.open if path.suffix == ".xz" else open
             with opener(path, "rt", encoding="utf-8") as file:
-                yield from file
+                yield from (line.rstrip("\n") for line in file)
 
     out.write_text(train_tokenizer(lines(), vocab_size).to_json(), encoding="utf-8")
     _note(f"{out}: {vocab_size} tokens")

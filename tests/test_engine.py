@@ -13,6 +13,7 @@ from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.sample import choose, distribution
 from hoidap.infer.stop import StopText
 from hoidap.infer.torch_engine import TorchEngine
+from hoidap.model.cache import cache_bytes_a_token
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import Tokenizer
@@ -258,3 +259,16 @@ def test_stop_text_shows_exactly_what_stands_before_the_first_stop(pieces, stops
             return
         assert whole.startswith(shown)
     assert shown + stream.flush() == whole
+
+
+def test_the_cache_keeps_to_its_memory_and_requests_wait_their_turn(model, tokenizer):
+    a_row = 64 * cache_bytes_a_token(CONFIG, torch.float32)
+    assert a_row == 64 * 2 * 2 * 64 * 4
+    engine = TorchEngine(model, tokenizer, context_tokens=64, cache_bytes=2 * a_row + 1)
+    for prompt in prompts(tokenizer, 5):
+        engine.submit(Request(prompt, Sampling(max_new_tokens=3)))
+    assert {piece.request_id for piece in engine.step()} == {0, 1}, "room for two"
+    assert len(run_all(engine)[2]) == 5
+    engine = TorchEngine(model, tokenizer, context_tokens=64, cache_bytes=1)
+    engine.submit(Request((1,), Sampling(max_new_tokens=1)))
+    assert len(engine.step()) == 1, "one at least"

@@ -77,6 +77,11 @@ class Packer:
         """Tokens of all items, each alone."""
         return sum(len(r.token_ids) for r in self._first)
 
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest item alone."""
+        return max(len(r.token_ids) for r in self._first)
+
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """Return the batches of one epoch for one of ``world_size`` processes; every item is in exactly one of all."""
         return [pack(group) for group in self._groups(epoch)[rank::world_size]]

@@ -8,8 +8,13 @@ import torch
 from hoidap.model.config import MPTConfig
 
 
+def cache_bytes_a_token(config: MPTConfig, dtype: torch.dtype) -> int:
+    """Return the bytes that one token's keys and values take: 2 · layers · d_model values."""
+    return 2 * config.n_layers * config.d_model * dtype.itemsize
+
+
 class KVCache:
-    """Room for ``n_rows`` sequences of up to ``max_tokens`` tokens; 2 · layers · d_model values a token."""
+    """Room for ``n_rows`` sequences of up to ``max_tokens`` tokens."""
 
     def __init__(self, config: MPTConfig, n_rows: int, max_tokens: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.n_layers, n_rows, config.n_heads, max_tokens, config.head_dim)

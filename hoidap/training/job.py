@@ -9,7 +9,6 @@ from rich.console import Console
 
 from hoidap.base import Base, FilePrint, find_base
 from hoidap.bot import Bot
-from hoidap.data.items import Item
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
 from hoidap.evaluate.recall import ask_items
@@ -22,7 +21,6 @@ from hoidap.progress import bar
 from hoidap.recipe import LORA, SCRATCH, Recipe, adjusted
 from hoidap.run import Run, refuse_existing
 from hoidap.runtime import pick_device, pick_dtype
-from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
 from hoidap.training.loop import train as train_weights
 from hoidap.training.watcher import RunWatcher
@@ -82,7 +80,8 @@ def train(
     with RunWatcher(run, console) as watcher:
         outcome = train_weights(network, adapter, packer, recipe, watcher)
     run.save_weights(_writer(network, adapter, base))
-    report = _evaluate(network, adapter, tokenizer, items, console)
+    engine = TorchEngine(network, tokenizer, adapter, context_tokens=2 * packer.longest_tokens + 64)
+    report = _evaluate(Bot(engine, tokenizer, items), console)
     run.save_report(report)
     run.save_card(card(run, report, outcome))
     return run
@@ -128,10 +127,7 @@ def _file_prints(base: Base, console: Console) -> dict[str, FilePrint]:
         return base.prints(advance)
 
 
-def _evaluate(
-    model: MPT, adapter: Adapter | None, tokenizer: Tokenizer, items: list[Item], console: Console
-) -> dict[str, Any]:
-    bot = Bot(TorchEngine(model, tokenizer, adapter), tokenizer, items)
-    total = len(items) + sum(len(item.wordings) for item in items)
+def _evaluate(bot: Bot, console: Console) -> dict[str, Any]:
+    total = sum(1 + len(item.wordings) for item in bot.items)
     with bar(console, "asking every question", total) as advance:
         return ask_items(bot, lambda: advance(1))
