@@ -71,8 +71,9 @@ def test_a_tied_embedding_gets_the_gradients_of_both_its_uses():
     torch.testing.assert_close(both, sum(apart), atol=1e-4, rtol=1e-5)
 
 
-def test_the_logits_of_a_chunk_are_not_kept_for_the_backward_pass():
+def test_the_logits_of_several_chunks_are_not_kept_for_the_backward_pass(monkeypatch):
     model = tiny_model(tiny_config(), 1)
+    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", 4 * model.config.vocab_size * (N // 2))
     hidden, targets = rows_and_targets(model)
     sizes: list[int] = []
 
@@ -85,6 +86,7 @@ def test_the_logits_of_a_chunk_are_not_kept_for_the_backward_pass():
         assert N * model.config.vocab_size in sizes, "plain logits are kept: the test can see it"
         sizes.clear()
         loss_nats(model, hidden, targets)
+    assert N // 2 * model.config.vocab_size not in sizes
     assert N * model.config.vocab_size not in sizes
 
 

@@ -163,5 +163,6 @@ def _spare_bytes(device: torch.device) -> int:
     """Return what a cache may take where nobody said: half of a GPU's free memory, 1 GiB on the CPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return free // 2
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, and free too
+        return (free + kept) // 2
     return 2**30

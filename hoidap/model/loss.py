@@ -16,8 +16,11 @@ _CHUNK_BYTES = 256 * 2**20  # of float32 logits at once
 
 def loss_nats(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the summed cross-entropy, in nats, of ``targets`` [N] given ``hidden`` [N, d] at the positions before them."""
+    chunks = list(_chunks(model, hidden, targets))
+    if len(chunks) == 1:  # few enough logits to keep; computing them twice would be a tenth of a small model's step
+        return _chunk_loss(model, *chunks[0])
     total = torch.zeros((), device=hidden.device)
-    for rows, ids in _chunks(model, hidden, targets):
+    for rows, ids in chunks:
         total = total + checkpoint(_chunk_loss, model, rows, ids, use_reentrant=False)
     return total
 

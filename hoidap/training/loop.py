@@ -55,7 +55,9 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
     model.recompute = recipe.recompute
     stepper = Stepper(model, adapter, trained, recipe, _count_steps(packer, recipe))
     # Where later turns are trained, they are examined too: a chat that is right once and wrong then is of no use.
-    examined = [packer.alone(), *([packer.followups()] if schedule.followup_share else [])]
+    examined = {"recall": packer.alone()}
+    if schedule.followup_share and (followups := packer.followups()):
+        examined["followup_recall"] = followups
     started = time.perf_counter()
     watcher.start(stepper.total_steps)
     best = Best(trained)
@@ -64,21 +66,20 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
             watcher.step({"epoch": epoch, **stepper.step(batch)})
         if epoch % schedule.recall_every and epoch != schedule.max_epochs:
             continue
-        measured = [measure_recall(model, adapter, batches) for batches in examined]
-        names = ("recall", "followup_recall")
-        watcher.measured({"step": stepper.n_steps, "epoch": epoch, **dict(zip(names, measured, strict=False))})
-        best.offer(sum(measured) / len(measured), epoch)
-        if min(measured) == 1 or best.is_stale(schedule.patience):
+        measured = {name: measure_recall(model, adapter, batches) for name, batches in examined.items()}
+        watcher.measured({"step": stepper.n_steps, "epoch": epoch, **measured})
+        best.offer(sum(measured.values()) / len(measured), epoch)
+        if min(measured.values()) == 1 or best.is_stale(schedule.patience):
             break
     best.restore()
     return Outcome(epoch, stepper.n_steps, time.perf_counter() - started, best.epoch)
 
 
 @torch.no_grad()
-def measure_recall(model: MPT, adapter: Adapter | None, alone: list[Batch]) -> float:
+def measure_recall(model: MPT, adapter: Adapter | None, batches: list[Batch]) -> float:
     """Return the share of documents whose every label is the model's first choice: what greedy decoding would recite."""
     recited = documents = 0
-    for batch in alone:
+    for batch in batches:
         moved = batch.to(model.device)
         hidden = model.hidden(moved.tokens, moved.starts, adapter=adapter)
         hits = is_first_choice(model, hidden[moved.predicting], moved.targets)
