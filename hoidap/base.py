@@ -17,7 +17,7 @@ from hoidap.tokenizer import Tokenizer
 
 SCRATCH = "scratch"
 # PhoGPT's layout in small: heads of 64, biases, ALiBi. It knows no word before it is trained on all its weights.
-_SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=4, vocab_size=8192, max_seq_len=1024)
+_SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=1024)
 _HASHED_BYTES = 64 * 2**20
 _SHIPPED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer.json"
 
