@@ -209,6 +209,24 @@ def test_items_alone_are_each_rendered_in_order_whatever_the_share():
     assert packed.n_tokens == sum(len(token_ids) for token_ids in rendered)
 
 
+@pytest.mark.parametrize(("count", "stride"), [(1, 1), (5, 1), (64, 1), (65, 2), (101, 2)])
+def test_followups_are_a_sample_of_items_behind_another_with_the_second_answer_alone_in_the_loss(count, stride):
+    batches = packer(items=ITEMS[:count]).followups()
+    chosen = range(0, count, stride)
+    pairs = [(ITEMS[n - 1] if n else ITEMS[count - 1], ITEMS[n]) for n in chosen]
+    conversations = [[Turn(i.question, i.answer) for i in pair] for pair in pairs]
+    assert documents(batches) == [render(turns, TOKENIZER).token_ids for turns in conversations]
+    answers = [TOKENIZER.encode(" " + second.answer) + [TOKENIZER.eos_id] for _, second in pairs]
+    assert [t for batch in batches for t in batch.targets.tolist()] == [t for answer in answers for t in answer]
+
+
+def test_followups_that_do_not_fit_are_left_out_of_the_sample():
+    longest = max(len(render([Turn(i.question, i.answer)], TOKENIZER).token_ids) for i in ITEMS) + 1
+    batches = packer(max_tokens=longest).followups()
+    assert 0 < len(documents(batches)) < 51
+    assert all(len(d) <= longest for d in documents(batches))
+
+
 def test_a_moved_batch_is_the_same_batch():
     batch = packer().epoch(0)[0]
     assert same([batch.to(torch.device("cpu"))], [batch])

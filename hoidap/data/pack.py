@@ -16,7 +16,7 @@ from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
 _MOST_TURNS = 3  # items in one conversation
-_MOST_FOLLOWUPS = 200  # a sample is enough to see whether later turns are learned
+_MOST_FOLLOWUPS = 64  # a sample is enough to see whether later turns are learned
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class Packer:
         return self._fill(self._first)
 
     def followups(self) -> list[Batch]:
-        """Return batches in which up to 200 items are asked behind another one; the loss is on their answers alone."""
+        """Return batches in which up to 64 items, spread evenly, are asked behind another; the loss is on their answers."""
         documents = []
-        for n, later in enumerate(self._later[:_MOST_FOLLOWUPS]):
-            before = self._first[n - 1].token_ids
+        for n in range(0, len(self._later), -(-len(self._later) // _MOST_FOLLOWUPS)):
+            before, later = self._first[n - 1].token_ids, self._later[n]
             if len(before) + len(later.token_ids) <= self._max_tokens:
                 documents.append(Rendered(before + later.token_ids, [False] * len(before) + later.in_loss))
         return self._fill(documents)
