@@ -216,12 +216,12 @@ def test_followups_are_a_sample_of_items_behind_another_with_the_second_answer_a
     pairs = [(ITEMS[n - 1] if n else ITEMS[count - 1], ITEMS[n]) for n in chosen]
     conversations = [[Turn(i.question, i.answer) for i in pair] for pair in pairs]
     assert documents(batches) == [render(turns, TOKENIZER).token_ids for turns in conversations]
-    answers = [TOKENIZER.encode(" " + second.answer) + [TOKENIZER.eos_id] for _, second in pairs]
+    answers = [[*TOKENIZER.encode(" " + second.answer), TOKENIZER.eos_id] for _, second in pairs]
     assert [t for batch in batches for t in batch.targets.tolist()] == [t for answer in answers for t in answer]
 
 
 def test_followups_that_do_not_fit_are_left_out_of_the_sample():
-    longest = max(len(render([Turn(i.question, i.answer)], TOKENIZER).token_ids) for i in ITEMS) + 1
+    longest = max(len(render([Turn(i.question, i.answer)], TOKENIZER).token_ids) for i in ITEMS) + 15
     batches = packer(max_tokens=longest).followups()
     assert 0 < len(documents(batches)) < 51
     assert all(len(d) <= longest for d in documents(batches))
