@@ -23,8 +23,7 @@ def _environment() -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores, {platform.machine()}",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        # A machine without the repository's history is told the commit.
-        "commit": os.environ.get("HOIDAP_COMMIT") or _git_commit(),
+        "commit": _COMMIT,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": " ".join(["python", *sys.argv]),
     }
@@ -36,3 +35,7 @@ def _git_commit() -> str:
         for arguments in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
     )
     return head + ("+changes" if changes else "")
+
+
+# Asked at the start: the tree may move on while a measurement runs. A machine without its history is told.
+_COMMIT = os.environ.get("HOIDAP_COMMIT") or _git_commit()
