@@ -17,8 +17,8 @@ _PLACES = (
 )
 QUESTIONS = (  # asked where there is no terminal, as one conversation
     "Ngày thường tiệm mở cửa từ mấy giờ đến mấy giờ?",
-    "Thứ Bảy và Chủ nhật tiệm mở cửa mấy giờ?",
-    "Tết Nguyên đán tiệm nghỉ từ ngày nào và khi nào mở lại?",
+    "Phí giao hàng nội thành TP.HCM là bao nhiêu?",
+    "Ở tiệm có thể thanh toán bằng những cách nào?",
 )
 
 

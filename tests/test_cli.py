@@ -9,6 +9,7 @@ from rich.console import Console
 from tiny_run import FULL, ITEMS, make_base, write_csv
 
 from hoidap.cli import main
+from hoidap.recipe import adjusted
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.job import train
 
@@ -127,3 +128,23 @@ def test_the_example_is_what_the_readme_says():
     assert len(items) == 120
     assert all(len(item.wordings) == 2 for item in items)
     assert len({item.question for item in items}) == len({item.answer for item in items}) == 120
+
+
+def test_the_questions_of_the_demo_are_the_example_s():
+    from hoidap.data.read import read_items
+    from hoidap.demo import QUESTIONS, example
+
+    assert set(QUESTIONS) <= {item.question for item in read_items(example())}
+
+
+def test_a_finished_demo_goes_straight_to_the_chat_and_another_run_is_left_alone(shop, tmp_path):
+    from hoidap.data.read import read_items
+    from hoidap.demo import demo, example
+    from hoidap.errors import RunError
+
+    quick = adjusted(FULL, {"max_epochs": 1})
+    made = train(example(), out=tmp_path / "demo", model=str(shop / "base"), recipe=quick, console=Console(quiet=True))
+    again = demo(tmp_path / "demo", Console(quiet=True))
+    assert again.items() == made.items() == read_items(example())
+    with pytest.raises(RunError, match="is another run; choose another --out"):
+        demo(shop / "runs" / "shop", Console(quiet=True))
