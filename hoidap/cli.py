@@ -52,7 +52,7 @@ def train(
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter. [default: 16]")] = None,
     alpha: Annotated[float | None, typer.Option(help="The adapter is scaled by alpha / rank. [default: 32]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; scratch: 1e-3]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 20; scratch: 60]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 20; scratch: 70]")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; scratch: 1024]")] = None,
     recompute: Annotated[
         bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; scratch: no]")

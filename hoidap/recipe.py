@@ -120,7 +120,7 @@ SCRATCH = Recipe(
     method="full",
     quantize="none",
     optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01),
-    schedule=Schedule(max_epochs=60, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4),
+    schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4),
 )
 
 

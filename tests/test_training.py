@@ -170,14 +170,21 @@ def test_training_stops_when_recall_stops_rising(base, tmp_path):
 def test_the_weights_kept_are_those_of_the_best_recall():
     tensors = {"w": torch.zeros(2)}
     best = loop.Best(tensors)
-    for epoch, score_ in enumerate([0.0, 0.5, 0.5, 0.25, 0.25], start=1):
+    for epoch, scores in enumerate([(0.0, 0.9), (0.5, 0.3), (0.5, 0.4), (0.5, 0.4), (0.25, 1.0), (0.5, 0.1)], start=1):
         tensors["w"].fill_(epoch)
-        best.offer(score_, epoch)
+        best.offer(scores, epoch)
     best.restore()
-    assert best.epoch == 3, "the later of two equals"
-    assert tensors["w"].tolist() == [3, 3]
+    assert best.epoch == 4, "the later of two equals"
+    assert tensors["w"].tolist() == [4, 4]
     assert best.is_stale(3)
     assert not best.is_stale(4)
+
+
+def test_patience_does_not_run_out_before_anything_is_recited():
+    best = loop.Best({"w": torch.zeros(1)})
+    for epoch in range(9):
+        best.offer((0.0, 0.0), epoch)
+    assert not best.is_stale(1)
 
 
 def test_learning_rate_rises_linearly_and_falls_by_a_cosine():

@@ -68,7 +68,7 @@ def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, w
             continue
         measured = {name: measure_recall(model, adapter, batches) for name, batches in examined.items()}
         watcher.measured({"step": stepper.n_steps, "epoch": epoch, **measured})
-        best.offer(sum(measured.values()) / len(measured), epoch)
+        best.offer(tuple(measured.values()), epoch)
         if min(measured.values()) == 1 or best.is_stale(schedule.patience):
             break
     best.restore()
@@ -143,26 +143,29 @@ class Stepper:
 
 
 class Best:
-    """Keeps the tensors as they were when the score was highest; the later of two equals has the lower loss."""
+    """Keeps the tensors as they were when the scores were highest: the first counts, the second decides between equals.
+
+    The later of two that are wholly equal has the lower loss.
+    """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
         self._kept: dict[str, torch.Tensor] = {}
         self._offers_since_rise = 0
-        self.score = 0.0
+        self.scores: tuple[float, ...] = (0.0,)
         self.epoch = 0
 
-    def offer(self, score: float, epoch: int) -> None:
-        """Keep a copy of the tensors if no earlier score was higher."""
-        self._offers_since_rise = 0 if score > self.score else self._offers_since_rise + 1
-        if score >= self.score:
-            self.score, self.epoch = score, epoch
+    def offer(self, scores: tuple[float, ...], epoch: int) -> None:
+        """Keep a copy of the tensors if no earlier scores were higher."""
+        self._offers_since_rise = 0 if scores > self.scores else self._offers_since_rise + 1
+        if scores >= self.scores:
+            self.scores, self.epoch = scores, epoch
             self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
 
     def is_stale(self, patience: int) -> bool:
-        """Return whether that many measurements have passed since the score last rose."""
-        # Before the first item is recited at all, the score says nothing of progress.
-        return self.score > 0 and self._offers_since_rise >= patience
+        """Return whether that many measurements have passed since the scores last rose."""
+        # Before the first item is recited at all, they say nothing of progress.
+        return self.scores[0] > 0 and self._offers_since_rise >= patience
 
     def restore(self) -> None:
         """Put the best copy back."""
