@@ -113,7 +113,7 @@ class Recipe:
 
 
 # PhoGPT and other pretrained bases: an adapter, few passes, the rate that LoRA wants (about ten times a full one).
-# Activations are computed twice: 7B5 then trains in 8.1 GiB, where keeping them would not fit a 15 GB card.
+# Activations are computed twice: 7B5 then trains in 8.1 GiB with float16 (benchmarks/results/shapes-fp16.json).
 LORA = Recipe(recompute=True)
 # A base that starts from random weights has the language to learn as well as the answers: more passes at a higher rate.
 SCRATCH = Recipe(
@@ -137,6 +137,10 @@ def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         current = getattr(recipe, section)
         names = {f.name for f in dataclasses.fields(current)} & set(wanted)
         sections[section] = dataclasses.replace(current, **{name: wanted.pop(name) for name in names})
+    if unknown := set(wanted) - {"method", "quantize", "recompute"}:
+        known = [f.name for kind in (Recipe, Adapter, Optimizer, Schedule) for f in dataclasses.fields(kind)]
+        msg = f"there is no setting {min(unknown)!r}; there are {', '.join(known)}"
+        raise RecipeError(msg)
     return dataclasses.replace(recipe, **sections, **wanted)
 
 
