@@ -26,7 +26,7 @@ class DataError(HoidapError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__(f"{count} in the data; nothing was trained:\n" + "\n".join(self.problems))
+        super().__init__(f"{count} in the data; nothing was done:\n" + "\n".join(self.problems))
 
 
 class RecipeError(HoidapError):

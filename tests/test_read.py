@@ -553,7 +553,7 @@ def test_an_unquoted_delimiter_is_refused_not_cut(tmp_path):
 
 
 def test_one_problem_is_counted_in_the_singular(tmp_path):
-    with pytest.raises(DataError, match=r"^1 problem in the data; nothing was trained:\nshop\.csv:2: the answer is empty$"):
+    with pytest.raises(DataError, match=r"^1 problem in the data; nothing was done:\nshop\.csv:2: the answer is empty$"):
         read_items(write(tmp_path, "shop.csv", "question,answer\na,\n"))
 
 
