@@ -151,6 +151,7 @@ def demo(
 
     On the CPU, a small base of random weights: a few minutes on two cores. A second call goes straight to the chat.
     """
+    import torch
     from rich.console import Console
 
     from hoidap.bot import load
@@ -159,6 +160,9 @@ def demo(
     from hoidap.evaluate.table import show_report
     from hoidap.infer.engine import GREEDY
 
+    # On shared machines a second core is often half there, and every step waits for its thread: two cores took from 114 s to
+    # over 400 s, one takes about 200 s beside any neighbour. The cores of one hyper-threaded pair count as one.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     console = Console()
     run = run_demo(out, Console(stderr=True))
     show_report(run.report(), console)
