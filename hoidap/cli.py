@@ -160,8 +160,8 @@ def demo(
     from hoidap.evaluate.table import show_report
     from hoidap.infer.engine import GREEDY
 
-    # On shared machines a second core is often half there, and every step waits for its thread: two cores took from 114 s to
-    # over 400 s, one takes about 200 s beside any neighbour. The cores of one hyper-threaded pair count as one.
+    # Every operation waits for its slowest thread, and on shared machines a second core comes and goes: a step on both took
+    # 0.22 to 0.9 s, on one 0.38 to 0.52 s. So half of the cores, at least one.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     console = Console()
     run = run_demo(out, Console(stderr=True))
