@@ -113,7 +113,7 @@ class Recipe:
 
 
 # PhoGPT and other pretrained bases: an adapter, few passes, the rate that LoRA wants (about ten times a full one).
-# Activations are computed twice: 7B5 then trains in 8.1 GiB with float16 (benchmarks/results/shapes-fp16.json).
+# Activations are computed twice: 7B5 then trains in 8.3 GiB with float16 (benchmarks/results/shapes-fp16.json).
 LORA = Recipe(recompute=True)
 # A base that starts from random weights has the language to learn as well as the answers: more passes at a higher rate.
 SCRATCH = Recipe(
