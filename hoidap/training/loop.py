@@ -1,6 +1,5 @@
 """The one training loop: for an adapter or for all weights."""
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from hoidap.model.loss import is_first_choice, loss_nats
 from hoidap.model.mpt import MPT
 from hoidap.recipe import Recipe
 from hoidap.training import optimizer
-
-_log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
