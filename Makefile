@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check test-gpu docs lock clean
+.PHONY: demo test test-all check test-gpu docs lock clean
 
 demo: $(VENV)/installed  ## train on the example shop on the CPU, then chat
 	$(BIN)/hoidap demo
 
 test: check  ## lint, types, imports, docs and tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: test  ## and what takes minutes: runs killed at every moment, downloads cut off, the wheel in an empty folder
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -33,7 +33,7 @@ def usual_recipe(config: MPTConfig, documents: list[Rendered], rank: int, alpha:
             torch.cuda.synchronize()
             started = time.perf_counter()
         ids = torch.tensor([document.token_ids], device="cuda")
-        labels = torch.tensor([[t if c else -100 for t, c in zip(document.token_ids, document.in_loss, strict=True)]])
+        labels = torch.tensor([[t if c else -100 for t, c in zip(document.token_ids, document.in_answer, strict=True)]])
         with torch.autocast("cuda", torch.float16):
             loss = model(input_ids=ids, labels=labels.to("cuda")).loss
         scaler.scale(loss).backward()

@@ -33,8 +33,8 @@ def measure(file: Path, seed: int, folder: Path) -> list[dict[str, Any]]:
     run = hoidap.train(file, out=folder, device="cpu", seed=seed)
     seconds = time.perf_counter() - started
     packer = Packer(read_items(file), base.tokenizer(), run.recipe.schedule, base.config.max_seq_len)
-    untrained = base.load(quantize=False, device=CPU, dtype=torch.float32, seed=seed)
-    trained = load_checkpoint(run.weights_folder(), quantize=False, device=CPU, dtype=torch.float32)
+    untrained = base.load(quantize="none", device=CPU, dtype=torch.float32, seed=seed)
+    trained = load_checkpoint(run.weights_folder(), quantize="none", device=CPU, dtype=torch.float32)
     report = run.report()
     exact = report["items"]["score"]["exact"]
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -16,14 +16,14 @@ import environment
 import torch
 
 from hoidap.data.pack import Batch, pack
-from hoidap.kernels import nf4
+from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.model.adapter import new_adapter
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.config import MPTConfig
 from hoidap.model.loss import loss_nats
 from hoidap.prompt import Rendered
 from hoidap.recipe import Recipe
-from hoidap.training.loop import Stepper
+from hoidap.training.step import Stepper
 
 SHAPES = {
     "4b": MPTConfig(d_model=3072, n_heads=24, n_layers=32, vocab_size=20_480, max_seq_len=8192),
@@ -60,7 +60,7 @@ def gradient_error(device: torch.device, dtype: torch.dtype) -> float:
     grads = []
     cpu = torch.device("cpu")
     for where, kind in ((cpu, torch.float32), (device, dtype)):
-        model = assemble(config, random_tensors(config, cpu, torch.float32, 0), quantize=True, device=where, dtype=kind)
+        model = assemble(config, random_tensors(config, cpu, torch.float32, 0), quantize="nf4", device=where, dtype=kind)
         generator = torch.Generator().manual_seed(0)
         adapter = new_adapter(config, 8, 16, where, generator)
         for delta in adapter.deltas.values():
@@ -79,7 +79,7 @@ def measure(shape: str, steps: int, tokens: int, dtype: torch.dtype, device: tor
     torch.cuda.empty_cache()
     before = memory_gib()
     started = time.perf_counter()
-    model = assemble(config, random_tensors(config, device, dtype, 0), quantize=True, device=device, dtype=dtype)
+    model = assemble(config, random_tensors(config, device, dtype, 0), quantize="nf4", device=device, dtype=dtype)
     torch.cuda.synchronize()
     load_s = time.perf_counter() - started
     torch.cuda.empty_cache()
@@ -98,7 +98,7 @@ def measure(shape: str, steps: int, tokens: int, dtype: torch.dtype, device: tor
     seconds = time.perf_counter() - started
     timed = chosen[3:]
     n_tokens = sum(len(b.tokens) for b in timed)
-    linear_parameters = sum(w.shape[0] * w.shape[1] for w in model.weights.values() if isinstance(w, nf4.NF4Weight))
+    linear_parameters = sum(w.shape[0] * w.shape[1] for w in model.weights.values() if isinstance(w, FourBitWeight))
     return {
         "items_per_s": sum(b.n_items for b in timed) / seconds,
         "tokens_per_s": n_tokens / seconds,

@@ -1,16 +1,20 @@
-"""Which base a name means: a model folder, or "scratch", a small MPT of random weights with the shipped tokenizer."""
+"""Which base a name means: a model folder, a model of the hub, or "scratch", random weights with the shipped tokenizer."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
 
 from hoidap.errors import CheckpointError
+from hoidap.hub import fetch, parse_hub_id
 from hoidap.model.checkpoint import Watch, assemble, load_checkpoint, random_tensors, unwatched, weight_files
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.mpt import MPT
+from hoidap.prompt import PHOGPT_4B_CHAT, PHOGPT_7B5_INSTRUCT, Template
 from hoidap.recipe import Quantize
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
@@ -19,6 +23,7 @@ SCRATCH = "scratch"
 # PhoGPT's layout in small: heads of 64, biases, ALiBi. It knows no word before it is trained on all its weights.
 _SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=1024)
 _HASHED_BYTES = 64 * 2**20
+_VOCABULARY_7B5 = 250_880  # BLOOM's, padded; PhoGPT-4B has 20,480
 _SHIPPED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer.json"
 
 
@@ -34,14 +39,20 @@ class FilePrint:
 class Base:
     """A base model: where it is and what it is."""
 
-    name: str  # "scratch" or the folder's absolute path
+    name: str  # "scratch", the folder's absolute path, or owner/name@commit
+    folder: Path | None  # None: scratch
     config: MPTConfig
     tokenizer_file: Path
 
     @property
     def is_scratch(self) -> bool:
         """Whether the weights are drawn at random."""
-        return self.name == SCRATCH
+        return self.folder is None
+
+    @property
+    def template(self) -> Template:
+        """The prompt that the base was taught: 7B5's, known by its vocabulary of 250,880, or that of 4B-Chat."""
+        return PHOGPT_7B5_INSTRUCT if self.config.vocab_size == _VOCABULARY_7B5 else PHOGPT_4B_CHAT
 
     def tokenizer(self) -> Tokenizer:
         """Read the base's tokenizer; its ids must fit the embedding."""
@@ -53,21 +64,28 @@ class Base:
         return tokenizer
 
     def load(
-        self, *, quantize: bool, device: torch.device, dtype: torch.dtype, seed: int = 0, watch: Watch = unwatched
+        self,
+        *,
+        quantize: Quantize,
+        double_quant: bool = True,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int = 0,
+        watch: Watch = unwatched,
     ) -> MPT:
-        """Load the weights; ``seed`` draws those of scratch, ``watch`` is told of each."""
-        if self.is_scratch:
+        """Load the weights as ``load_checkpoint`` does; ``seed`` draws those of scratch."""
+        kind: dict[str, Any] = {"quantize": quantize, "double_quant": double_quant, "device": device, "dtype": dtype}
+        if self.folder is None:
             # Drawn on the CPU, so that a seed gives the same weights everywhere.
             tensors = random_tensors(self.config, torch.device("cpu"), torch.float32, seed)
-            return assemble(self.config, tensors, quantize=quantize, device=device, dtype=dtype, watch=watch)
-        return load_checkpoint(Path(self.name), quantize=quantize, device=device, dtype=dtype, watch=watch)
+            return assemble(self.config, tensors, **kind, watch=watch)
+        return load_checkpoint(self.folder, **kind, watch=watch)
 
     def files(self) -> list[Path]:
         """Return the files that make the base."""
-        if self.is_scratch:
+        if self.folder is None:
             return [self.tokenizer_file]
-        folder = Path(self.name)
-        return [self.tokenizer_file, folder / "config.json", *weight_files(folder)]
+        return [self.tokenizer_file, self.folder / "config.json", *weight_files(self.folder)]
 
     def prints(self, advance: Callable[[int], None] = lambda _n_bytes: None) -> dict[str, FilePrint]:
         """Return the size and SHA-256 of each file; ``advance`` is told the bytes as they are read."""
@@ -88,23 +106,31 @@ class Base:
         return changed
 
 
-def find_base(name: str) -> Base:
-    """Return the base that ``name`` means.
+def find_base(name: str, *, download: bool = False, console: Console | None = None) -> Base:
+    """Return the base that ``name`` means; a folder of that name comes before a model of the hub.
+
+    Args:
+        name: a model folder, "scratch", or a model of the hub as owner/name or owner/name@revision.
+        download: whether a gigabyte or more may be downloaded from the hub.
+        console: where the progress of a download is shown; by default nowhere.
 
     Raises:
-        CheckpointError: no such folder; a hub id is told how to become one.
+        CheckpointError: no such folder; or the hub, the network or the disk does not give the model.
     """
     if name == SCRATCH:
-        return Base(SCRATCH, _SCRATCH_CONFIG, _SHIPPED_TOKENIZER)
+        return Base(SCRATCH, None, _SCRATCH_CONFIG, _SHIPPED_TOKENIZER)
     folder = Path(name)
-    if not folder.is_dir():
-        advice = f"it takes a model folder or {SCRATCH!r}"
-        if name.count("/") == 1 and not name.startswith((".", "/")):
-            advice += f"; to get this one from the hub: hf download {name} --local-dir {name.split('/')[1]}"
+    if folder.is_dir():
+        folder = folder.resolve()
+        name = str(folder)
+    elif hub_id := parse_hub_id(name):
+        pinned = fetch(hub_id, download=download, console=console or Console(quiet=True))
+        name, folder = str(pinned), pinned.folder
+    else:
+        advice = f"it takes a model folder, a model of the hub as owner/name or owner/name@revision, or {SCRATCH!r}"
         msg = f"--model is {name!r}, and there is no such folder; {advice}"
         raise CheckpointError(msg)
-    folder = folder.resolve()
-    return Base(str(folder), read_config(folder / "config.json"), folder / "tokenizer.json")
+    return Base(name, folder, read_config(folder / "config.json"), folder / "tokenizer.json")
 
 
 def _sha256(file: Path, advance: Callable[[int], None] = lambda _n_bytes: None) -> str:
@@ -116,17 +142,29 @@ def _sha256(file: Path, advance: Callable[[int], None] = lambda _n_bytes: None) 
     return digest.hexdigest()
 
 
-def load_model(name: str, *, quantize: Quantize = "none", device: str | None = None, dtype: str | None = None) -> MPT:
+def load_model(
+    name: str,
+    *,
+    quantize: Quantize = "none",
+    double_quant: bool = True,
+    device: str | None = None,
+    dtype: str | None = None,
+    download: bool = False,
+) -> MPT:
     """Load a base model to compute with: ``.forward(input_ids[B, T], attention_mask=None)`` → float32 logits [B, T, V].
 
     Args:
-        name: a model folder as VinAI ships it, or "scratch".
-        quantize: "nf4" holds the linear layers in four bits, "none" in ``dtype``.
+        name: a model folder as VinAI ships it, a model of the hub as owner/name or owner/name@revision, or "scratch".
+        quantize: "nf4" and "fp4" hold the linear layers in four bits, "int8" in eight, "none" in ``dtype``.
+        double_quant: whether the scales of the 4-bit kinds are in eight bits too.
         device: "cpu", "cuda"; by default a GPU if there is one.
         dtype: "float32", "bfloat16", "float16"; by default what suits the device.
+        download: whether a gigabyte or more may be downloaded from the hub.
 
     Raises:
-        CheckpointError: the folder is incomplete, not supported or does not fit its configuration.
+        CheckpointError: the folder is incomplete, not supported or does not fit its configuration, or cannot be had.
     """
     where = pick_device(device)
-    return find_base(name).load(quantize=quantize == "nf4", device=where, dtype=pick_dtype(where, dtype))
+    compute = pick_dtype(where, dtype)
+    base = find_base(name, download=download, console=Console(stderr=True))
+    return base.load(quantize=quantize, double_quant=double_quant, device=where, dtype=compute)

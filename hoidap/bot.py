@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from hoidap.base import find_base
+from hoidap.base import Base, find_base
 from hoidap.data.items import Item
 from hoidap.errors import RequestError, RunError
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
@@ -20,7 +20,7 @@ from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, load_adapter
 from hoidap.model.mpt import MPT
 from hoidap.progress import bar
-from hoidap.prompt import STOP, Turn, render
+from hoidap.prompt import PHOGPT_4B_CHAT, Template, Turn, render
 from hoidap.run import Run
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.text import nfc
@@ -40,9 +40,12 @@ class Answer:
 class Bot:
     """Answers questions, one conversation or many at once. One thread uses it."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, items: Sequence[Item]) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, items: Sequence[Item], template: Template = PHOGPT_4B_CHAT
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self.template = template
         self.items = list(items)
         self._by_answer = {item.answer: item for item in reversed(self.items)}
 
@@ -66,10 +69,18 @@ class Bot:
                 yield text
 
     def answer_all(
-        self, questions: Sequence[str], sampling: Sampling = GREEDY, advance: Callable[[], None] = lambda: None
+        self,
+        questions: Sequence[str],
+        sampling: Sampling = GREEDY,
+        advance: Callable[[], None] = lambda: None,
+        histories: Sequence[Sequence[Turn]] | None = None,
     ) -> list[Answer]:
-        """Answer many questions, each on its own, as fast as the engine batches them; ``advance`` is called for each."""
-        ids = [self._engine.submit(self._request(question, (), sampling)) for question in questions]
+        """Answer many questions, each on its own or after its history, as fast as the engine batches them.
+
+        ``advance`` is called for each.
+        """
+        asked = zip(questions, histories or [()] * len(questions), strict=True)
+        ids = [self._engine.submit(self._request(question, history, sampling)) for question, history in asked]
         writers = {request_id: _Writer() for request_id in ids}
         while pieces := self._engine.step():
             for piece in pieces:
@@ -79,10 +90,13 @@ class Bot:
         return [self._finish(writers[request_id]) for request_id in ids]
 
     def fit(self, question: str, history: Sequence[Turn], sampling: Sampling = GREEDY) -> list[Turn]:
-        """Return the latest turns of ``history`` that leave room for the question and its longest answer."""
-        turns = list(history)
+        """Return the latest turns of ``history`` that leave room for the question and its longest answer.
+
+        None, where the base was taught single turns alone.
+        """
+        turns = [] if self.template.is_single_turn else list(history)
         room = self._engine.context_tokens - min(sampling.max_new_tokens, self._engine.context_tokens // 2)
-        while turns and len(render([*turns, Turn(question)], self._tokenizer).token_ids) > room:
+        while turns and len(render([*turns, Turn(question)], self._tokenizer, self.template).token_ids) > room:
             turns.pop(0)
         return turns
 
@@ -91,8 +105,8 @@ class Bot:
             msg = "the question is empty; write one"
             raise RequestError(msg)
         turns = [*self.fit(question, history, sampling), Turn(question)]
-        prompt = tuple(render(turns, self._tokenizer).token_ids)
-        return Request(prompt, sampling, (STOP,))
+        prompt = tuple(render(turns, self._tokenizer, self.template).token_ids)
+        return Request(prompt, sampling, (self.template.stop,))
 
     def _pieces(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Iterator[Piece]:
         request_id = self._engine.submit(self._request(question, history, sampling))
@@ -137,6 +151,7 @@ def load(
     base: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    download: bool = False,
     console: Console | None = None,
 ) -> Bot:
     """Load a run folder as a bot.
@@ -146,6 +161,7 @@ def load(
         base: where the base model is now, if it has moved since.
         device: "cpu", "cuda"; by default a GPU if there is one.
         dtype: "float32", "bfloat16", "float16"; by default what suits the device.
+        download: whether a gigabyte or more of the base may be downloaded from the hub.
         console: where the progress of loading is shown; by default nowhere.
 
     Raises:
@@ -153,25 +169,29 @@ def load(
     """
     opened = Run.open(Path(run))
     where = pick_device(device)
-    model, adapter = _load_weights(opened, base, where, pick_dtype(where, dtype), console or Console(quiet=True))
+    shown = console or Console(quiet=True)
+    is_adapter = opened.recipe.method == "lora"
+    found = find_base(
+        (base or opened.base_name) if is_adapter else str(opened.weights_folder()), download=download, console=shown
+    )
+    model, adapter = _load_weights(opened, found, where, pick_dtype(where, dtype), shown)
     tokenizer = Tokenizer.from_file(opened.tokenizer_file)
-    return Bot(TorchEngine(model, tokenizer, adapter), tokenizer, opened.items())
+    return Bot(TorchEngine(model, tokenizer, adapter), tokenizer, opened.items(), opened.template)
 
 
 def _load_weights(
-    run: Run, base: str | None, device: torch.device, dtype: torch.dtype, console: Console
+    run: Run, found: Base, device: torch.device, dtype: torch.dtype, console: Console
 ) -> tuple[MPT, Adapter | None]:
     """Load a run's model and, where it trained one, its adapter on the base."""
     folder = run.weights_folder()
     is_adapter = run.recipe.method == "lora"
-    found = find_base((base or run.base_name) if is_adapter else str(folder))
     if is_adapter and (changed := found.changed_since(run.base_prints)):
         files = ", ".join(changed)
         msg = f"the base {found.name} is not the one this run was trained on: {files} differ; pass --base with its folder"
         raise RunError(msg)
     with bar(console, "loading", len(found.config.shapes())) as advance:
         model = found.load(
-            quantize=is_adapter and run.recipe.quantize == "nf4", device=device, dtype=dtype,
-            seed=run.recipe.schedule.seed, watch=lambda *_: advance(1),
+            quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,
+            device=device, dtype=dtype, seed=run.recipe.schedule.seed, watch=lambda *_: advance(1),
         )  # fmt: skip
     return model, load_adapter(folder, model.config, device) if is_adapter else None

@@ -1,12 +1,9 @@
 """The whole line in a few minutes, with nothing but a CPU: train on the example shop, see the recall, ask."""
 
-import shutil
 from pathlib import Path
 
 from rich.console import Console
 
-from hoidap.data.read import read_items
-from hoidap.errors import RunError
 from hoidap.run import Run
 from hoidap.training.job import train
 
@@ -28,17 +25,5 @@ def example() -> Path:
 
 
 def demo(out: Path, console: Console) -> Run:
-    """Train on the example, unless an earlier demo has left a finished run of the same items in ``out``."""
-    if out.exists():
-        run = Run.open(out)
-        try:
-            run.weights_folder()
-        except RunError:
-            shutil.rmtree(out)  # a demo that was cut off
-        else:
-            if run.items() == read_items(example()):
-                console.print(f"{out} is trained already; delete it to train again")
-                return run
-            msg = f"{out} is another run; choose another --out"
-            raise RunError(msg)
-    return train(example(), out=out, console=console)
+    """Train on the example; an earlier demo in ``out`` is taken as it is, or gone on with where it was cut off."""
+    return train(example(), out=out, resume=True, console=console)

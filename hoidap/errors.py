@@ -6,7 +6,8 @@
     ├── CheckpointError   a model folder, its configuration or its tensors
     ├── TokenizerError    a tokenizer.json
     ├── RunError          a run folder
-    ├── TrainError        training itself (a loss that is not finite)
+    ├── TrainError        training itself (a loss that is not finite, no memory left)
+    │   └── Interrupted   somebody stopped it (Ctrl-C); what was done is saved
     └── RequestError      a question asked of the engine
 
 Each message says what was wrong, what came, what is allowed and what to do.
@@ -47,6 +48,10 @@ class RunError(HoidapError):
 
 class TrainError(HoidapError):
     """Training cannot go on."""
+
+
+class Interrupted(TrainError):  # noqa: N818 - nothing went wrong
+    """Training was stopped from outside; the message says how to go on."""
 
 
 class RequestError(HoidapError):

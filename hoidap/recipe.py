@@ -7,14 +7,18 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 
 from hoidap.errors import RecipeError
 
 Method = Literal["lora", "full"]
-Quantize = Literal["nf4", "none"]
+Quantize = Literal["nf4", "fp4", "int8", "none"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Algorithm = Literal["adamw", "paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit"]
+LossOn = Literal["answer", "text"]
+TooLong = Literal["raise", "drop", "cut"]
 
 
 def _require(good: bool, flag: str, got: object, allowed: str) -> None:  # noqa: FBT001
@@ -23,22 +27,37 @@ def _require(good: bool, flag: str, got: object, allowed: str) -> None:  # noqa:
         raise RecipeError(msg)
 
 
+def _require_one(kind: Any, flag: str, got: object) -> None:
+    allowed = get_args(kind)
+    _require(got in allowed, flag, got, ", ".join(map(repr, allowed)))
+
+
+def _require_whole(values: Any, least: Mapping[str, int], flags: Mapping[str, str]) -> None:
+    for name, low in least.items():
+        got = getattr(values, name)
+        good = isinstance(got, int) and not isinstance(got, bool) and got >= low
+        _require(good, flags.get(name, name), got, f"a whole number from {low}")
+
+
 @dataclass(frozen=True)
 class Adapter:
     """The low-rank adapter (LoRA, Hu et al. 2021, arXiv 2106.09685) on all four linear layers of every block."""
 
     rank: int = 16  # r; capacity is rank · (in + out) parameters a layer
     alpha: float = 32.0  # the update is scaled by alpha / rank
+    dropout: float = 0.0  # share of the adapter's inputs set to zero in training, the rest scaled up
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 1024, "--rank", self.rank, "a whole number from 1 to 1024")
         _require(self.alpha > 0, "--alpha", self.alpha, "a number above 0")
+        _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """AdamW with a warm-up and a cosine to a floor."""
 
+    algorithm: Algorithm = "adamw"  # the others are bitsandbytes': state in 8 bits, or paged out of a full GPU
     learning_rate: float = 2e-4  # at the end of the warm-up
     betas: tuple[float, float] = (0.9, 0.95)  # decay of the running mean and square of the gradient, a step
     weight_decay: float = 0.0  # share of a weight lost a step, times the rate; never on biases, norms or the adapter
@@ -47,6 +66,7 @@ class Optimizer:
     clip_norm: float = 1.0  # the gradient's global L2 norm is scaled down to this
 
     def __post_init__(self) -> None:
+        _require_one(Algorithm, "--optimizer", self.algorithm)
         _require(0 < self.learning_rate < 1, "--lr", self.learning_rate, "a number between 0 and 1")
         _require(self.clip_norm > 0, "clip_norm", self.clip_norm, "a number above 0")
         for name in ("weight_decay", "warmup_fraction", "final_fraction"):
@@ -56,23 +76,46 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class Text:
+    """What of each item is trained on."""
+
+    max_tokens: int = 0  # of question and answer as rendered; 0, or more than the base takes: what the base takes
+    too_long: TooLong = "raise"  # what does not fit: an error, left out, or its answer cut at the end; always listed
+    loss_on: LossOn = "answer"  # the answer and its </s>, or the question before it too ("text")
+
+    def __post_init__(self) -> None:
+        _require_whole(self, {"max_tokens": 0}, {"max_tokens": "--max-tokens"})
+        _require_one(TooLong, "--too-long", self.too_long)
+        _require_one(LossOn, "loss_on", self.loss_on)
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How much is trained on, and when it is enough."""
 
     max_epochs: int = 20  # passes over the items, at most
-    batch_tokens: int = 2048  # tokens packed into one step
+    max_steps: int = 0  # steps, at most; 0: as many as the epochs have
+    batch_tokens: int = 2048  # tokens packed into one step, at most (but for one longer document)
+    batch_items: int = 0  # conversations in one step, at most; 0: as many as the tokens allow
+    accumulation: int = 1  # passes that a step is split into, their gradients added: the same step in less memory
     followup_share: float = 0.5  # of the conversations, those of two or three items: the later turns of a chat
-    recall_every: int = 2  # epochs between two measurements of recall
+    recall_every: int = 2  # epochs between two measurements of recall; 0: none, and the last weights are kept
     patience: int = 3  # measurements without a rise after which training stops
+    save_every: int = 50  # steps between two checkpoints, from which an interrupted run goes on
+    log_every: int = 1  # steps that one line of metrics.jsonl is the mean of
     seed: int = 1  # of batches and initial weights
 
     def __post_init__(self) -> None:
-        _require(self.max_epochs >= 1, "--epochs", self.max_epochs, "a whole number from 1")
-        _require(self.batch_tokens >= 16, "--batch-tokens", self.batch_tokens, "a whole number from 16")
+        least = {
+            "max_epochs": 1, "max_steps": 0, "batch_tokens": 16, "batch_items": 0, "accumulation": 1, "recall_every": 0,
+            "patience": 1, "save_every": 1, "log_every": 1, "seed": 0,
+        }  # fmt: skip
+        flags = {
+            "max_epochs": "--epochs", "max_steps": "--max-steps", "batch_tokens": "--batch-tokens",
+            "accumulation": "--accumulation", "save_every": "--save-every", "seed": "--seed",
+        }  # fmt: skip
+        _require_whole(self, least, flags)
         _require(0 <= self.followup_share <= 1, "followup_share", self.followup_share, "a number from 0 to 1")
-        _require(self.recall_every >= 1, "recall_every", self.recall_every, "a whole number from 1")
-        _require(self.patience >= 1, "patience", self.patience, "a whole number from 1")
-        _require(self.seed >= 0, "--seed", self.seed, "a whole number from 0")
 
 
 @dataclass(frozen=True)
@@ -80,17 +123,21 @@ class Recipe:
     """One run: what is trained, on which base, how."""
 
     method: Method = "lora"  # "lora": an adapter on a frozen base; "full": every weight
-    quantize: Quantize = "nf4"  # how the frozen base is held: 4 bits (NF4, double quantisation) or "none"
+    quantize: Quantize = "nf4"  # how the frozen base is held: 4 bits (nf4, fp4), 8 (int8: LLM.int8()) or "none"
+    double_quant: bool = True  # of the 4-bit kinds: their scales in 8 bits too
+    dtype: DType = "auto"  # what activations are computed in; "auto": what suits the device
     recompute: bool = False  # forget each block's activations and compute them again in the backward pass: less memory
     adapter: Adapter = field(default_factory=Adapter)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    text: Text = field(default_factory=Text)
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        _require(self.method in ("lora", "full"), "--method", self.method, "'lora' or 'full'")
-        _require(self.quantize in ("nf4", "none"), "--quantize", self.quantize, "'nf4' or 'none'")
+        _require_one(Method, "--method", self.method)
+        _require_one(Quantize, "--quantize", self.quantize)
+        _require_one(DType, "--dtype", self.dtype)
         if self.method == "full" and self.quantize != "none":
-            msg = "--method full trains every weight, which 4-bit weights do not allow; add --quantize none"
+            msg = f"--method full trains every weight, which weights in {self.quantize} do not allow; add --quantize none"
             raise RecipeError(msg)
 
     def to_toml(self) -> str:
@@ -106,22 +153,62 @@ class Recipe:
             msg = f"the recipe is not TOML: {error}"
             raise RecipeError(msg) from None
         sections: dict[str, Any] = {}
-        for name, section in (("adapter", Adapter), ("optimizer", Optimizer), ("schedule", Schedule)):
+        for name, section in _SECTIONS.items():
             sections[name] = _build(section, values.pop(name, {}), f"[{name}]")
         recipe: Recipe = _build(cls, {**values, **sections}, "the recipe")
         return recipe
 
 
-# PhoGPT and other pretrained bases: an adapter, few passes, the rate that LoRA wants (about ten times a full one).
-# Activations are computed twice: 7B5 then trains in 8.3 GiB with float16 (benchmarks/results/shapes-fp16.json).
-LORA = Recipe(recompute=True)
+_SECTIONS = {"adapter": Adapter, "optimizer": Optimizer, "text": Text, "schedule": Schedule}
+
+# Preset "recall", the default, by the size of the base. PhoGPT: few passes, each followed by a look at recall, at the rate
+# that LoRA wants (ten times a full one; QLoRA, Dettmers et al. 2023, took 2e-4 for 7B and 13B); 2,048 tokens are 8 to 20
+# items a step. Activations are computed twice: 7B5 then trains in 8.3 GiB with float16 (results/shapes-fp16.json).
+RECALL = Recipe(
+    recompute=True,
+    optimizer=Optimizer(warmup_fraction=0.05),
+    schedule=Schedule(max_epochs=10, recall_every=1, patience=2),
+)
+# A base of less than 100 million weights learns slower at that rate: more passes. Its activations are few.
+RECALL_SMALL = Recipe(optimizer=Optimizer(learning_rate=1e-3), schedule=Schedule(max_epochs=40, patience=4))
 # A base that starts from random weights has the language to learn as well as the answers: more passes at a higher rate.
 SCRATCH = Recipe(
     method="full",
     quantize="none",
     optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01),
-    schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4),
+    schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4, save_every=200),
 )
+# Preset "seed": the run of PhoGPT-7.5B-Fine-tuning-QLoRA that many have copied, to the letter, with what transformers'
+# TrainingArguments of its day left unsaid (betas, no warm-up, cosine to 0, clipping at 1). But </s> is always trained:
+# that run left it out, and its bot did not stop.
+SEED = Recipe(
+    dtype="float16",
+    adapter=Adapter(rank=32, alpha=32.0, dropout=0.05),
+    optimizer=Optimizer(
+        algorithm="paged_adamw_32bit", learning_rate=1e-4, betas=(0.9, 0.999), warmup_fraction=0.0, final_fraction=0.0
+    ),
+    text=Text(max_tokens=1024, loss_on="text"),
+    schedule=Schedule(
+        max_epochs=100, max_steps=100, batch_tokens=1024, batch_items=1, followup_share=0.0, recall_every=0, log_every=10
+    ),
+)
+PRESETS = ("recall", "seed")
+_SMALL_PARAMETERS = 100_000_000
+
+
+def preset(name: str, n_parameters: int, *, is_scratch: bool) -> Recipe:
+    """Return the settings that a preset has for a base of this size.
+
+    Raises:
+        RecipeError: no such preset.
+
+    """
+    _require(name in PRESETS, "--preset", name, ", ".join(map(repr, PRESETS)))
+    if name == "seed":
+        return SEED
+    if is_scratch:
+        return SCRATCH
+    return RECALL if n_parameters >= _SMALL_PARAMETERS else RECALL_SMALL
 
 
 def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -133,15 +220,32 @@ def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     if wanted.get("method") == "full":
         wanted.setdefault("quantize", "none")
     sections: dict[str, Any] = {}
-    for section in ("adapter", "optimizer", "schedule"):
+    for section in _SECTIONS:
         current = getattr(recipe, section)
         names = {f.name for f in dataclasses.fields(current)} & set(wanted)
         sections[section] = dataclasses.replace(current, **{name: wanted.pop(name) for name in names})
-    if unknown := set(wanted) - {"method", "quantize", "recompute"}:
-        known = [f.name for kind in (Recipe, Adapter, Optimizer, Schedule) for f in dataclasses.fields(kind)]
+    own = {f.name for f in dataclasses.fields(Recipe)} - set(_SECTIONS)
+    if unknown := set(wanted) - own:
+        known = [*own, *(f.name for kind in _SECTIONS.values() for f in dataclasses.fields(kind))]
         msg = f"there is no setting {min(unknown)!r}; there are {', '.join(known)}"
         raise RecipeError(msg)
     return dataclasses.replace(recipe, **sections, **wanted)
+
+
+# What changes memory, speed or records, and not what is computed (but for the order in which floats are added).
+_FREE = ("recompute", "accumulation", "save_every", "log_every")
+
+
+def differences(kept: Recipe, asked: Recipe) -> list[str]:
+    """Return each setting that would take a run elsewhere than it was going, as "setting is …, was …"."""
+    found = []
+    for section in ("", *_SECTIONS):
+        old, new = (getattr(r, section) if section else r for r in (kept, asked))
+        for f in dataclasses.fields(old):
+            was, is_ = getattr(old, f.name), getattr(new, f.name)
+            if f.name not in (*_SECTIONS, *_FREE) and was != is_:
+                found.append(f"{f.name} is {is_!r}, was {was!r}")
+    return found
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:

@@ -4,6 +4,8 @@
     recipe.toml       every setting
     tokenizer.json    of the base
     data/items.jsonl  the items as trained
+    data/notes.txt    what of the file was left out or changed on the way, if anything was
+    checkpoints/      what an interrupted training goes on from (training/checkpoint.py)
     metrics.jsonl     one line a step and a measurement
     adapter/          the trained adapter, in PEFT's format (method lora), or
     model/            all weights, in PhoGPT's own layout (method full)
@@ -28,8 +30,8 @@ import tomli_w
 from hoidap.base import Base, FilePrint
 from hoidap.data import items as item_file
 from hoidap.data.items import Item
-from hoidap.errors import RunError
-from hoidap.prompt import TEMPLATE
+from hoidap.errors import RecipeError, RunError
+from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe
 
 FORMAT = 1
@@ -43,9 +45,19 @@ class Run:
     base_name: str
     base_prints: dict[str, FilePrint]
     recipe: Recipe
+    template: Template
 
     @classmethod
-    def create(cls, folder: Path, base: Base, prints: dict[str, FilePrint], recipe: Recipe, items: Sequence[Item]) -> "Run":
+    def create(
+        cls,
+        folder: Path,
+        base: Base,
+        prints: dict[str, FilePrint],
+        recipe: Recipe,
+        template: Template,
+        items: Sequence[Item],
+        notes: Sequence[str] = (),
+    ) -> "Run":
         """Make a new run folder with all that is known before training.
 
         Raises:
@@ -55,7 +67,7 @@ class Run:
         folder.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             "format": FORMAT,
-            "template": TEMPLATE,
+            "template": template.name,
             "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
             "items": {"count": len(items), "sha256": item_file.hash_of(items)},
         }
@@ -65,6 +77,8 @@ class Run:
             (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
             (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
+            if notes:
+                (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
             shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
             new.rename(folder)
         return cls.open(folder)
@@ -85,16 +99,14 @@ class Run:
             if facts["format"] != FORMAT:
                 msg = f"{path} has format {facts['format']!r}; this hoidap reads {FORMAT}: use the version that wrote it"
                 raise RunError(msg)
-            if facts["template"] != TEMPLATE:
-                msg = f"{path} has template {facts['template']!r}; this hoidap knows {TEMPLATE!r}"
-                raise RunError(msg)
+            template = find_template(facts["template"])
             name = facts["base"]["name"]
             prints = {file: FilePrint(**values) for file, values in facts["base"]["files"].items()}
             recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError) as error:
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, RecipeError) as error:
             msg = f"{path} cannot be read: {error!r}"
             raise RunError(msg) from None
-        return cls(folder, name, prints, recipe)
+        return cls(folder, name, prints, recipe, template)
 
     @property
     def tokenizer_file(self) -> Path:
@@ -113,9 +125,27 @@ class Run:
         """
         folder = self._weights_folder
         if not folder.is_dir():
-            msg = f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; train again"
+            msg = (
+                f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; "
+                "give the command that began it again, with --resume"
+            )
             raise RunError(msg)
         return folder
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether training came to its end."""
+        return self._weights_folder.is_dir()
+
+    @property
+    def has_report(self) -> bool:
+        """Whether the run was evaluated."""
+        return (self.folder / "report.json").is_file()
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where training keeps its checkpoints."""
+        return self.folder / "checkpoints"
 
     def save_weights(self, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a new folder with the tuned weights, then put it in its place."""
@@ -131,6 +161,20 @@ class Run:
         """Add one line to ``metrics.jsonl``."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Take the lines of later steps out of ``metrics.jsonl``, and a half-written last one: they will be made again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line).get("step", 0) <= step:
+                    kept.append(line + "\n")
+            except ValueError:
+                continue
+        _write(path, "".join(kept))
 
     def save_report(self, report: dict[str, Any]) -> Path:
         """Write ``report.json`` and return its path."""

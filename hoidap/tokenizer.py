@@ -62,6 +62,10 @@ class Tokenizer:
         """Return the token ids of ``text`` (made NFC first), with nothing added at either end."""
         return self._core.encode(nfc(text), add_special_tokens=False).ids
 
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token by its text, None if there is none."""
+        return self._core.token_to_id(token)
+
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of ``token_ids``; special tokens are left out."""
         return self._core.decode(list(token_ids), skip_special_tokens=True)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import struct
 import sys
@@ -16,10 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from hoidap.errors import CheckpointError
-from hoidap.kernels.nf4 import NF4Weight
-from hoidap.model.checkpoint import assemble, load_checkpoint, random_tensors, save_checkpoint, weight_files
+from hoidap.kernels.fourbit import FourBitWeight
+from hoidap.kernels.int8 import Int8Weight
+from hoidap.model import checkpoint
+from hoidap.model.checkpoint import LazyWeights, assemble, load_checkpoint, random_tensors, save_checkpoint, weight_files
 from hoidap.model.config import MPTConfig
+from hoidap.model.linear import Weight, dequantized
 from hoidap.model.mpt import MPT
+from hoidap.recipe import Quantize
 
 GOLDEN = Path(__file__).parent / "golden" / "phogpt-4b-shape"
 TENSORS: dict[str, torch.Tensor] = torch.load(GOLDEN / "pytorch_model.bin", weights_only=True)
@@ -28,7 +33,7 @@ CPU = torch.device("cpu")
 Tensors = dict[str, torch.Tensor]
 
 
-def load(folder: Path, *, quantize: bool = False, dtype: torch.dtype = torch.float32) -> MPT:
+def load(folder: Path, *, quantize: Quantize = "none", dtype: torch.dtype = torch.float32) -> MPT:
     return load_checkpoint(folder, quantize=quantize, device=CPU, dtype=dtype)
 
 
@@ -108,6 +113,56 @@ def test_shards_load_equal_to_the_single_file(name, save, folder):
     assert holds(load(folder), TENSORS)
 
 
+@each_format
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_a_file_mapped_anew_again_and_again_loads_to_the_bit(name, save, quantize, folder, monkeypatch):
+    save(TENSORS, folder / name)
+    expected = load(folder, quantize=quantize, dtype=torch.bfloat16).weights
+    monkeypatch.setattr(checkpoint, "_MAPPED_BYTES", 10_000)
+    assert all(
+        same(weight, expected[n]) for n, weight in load(folder, quantize=quantize, dtype=torch.bfloat16).weights.items()
+    )
+
+
+@each_format
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("quantize", ["none", "nf4", "fp4", "int8"])
+def test_weights_read_when_asked_for_are_those_read_at_once(name, save, sharded, quantize, folder):
+    if sharded:
+        write_shards(folder, thirds(TENSORS), name, save)
+    else:
+        save(TENSORS, folder / name)
+    lazy = LazyWeights(folder, quantize=quantize, device=CPU, dtype=torch.bfloat16)
+    model = load(folder, quantize=quantize, dtype=torch.bfloat16)
+    assert list(lazy) == list(model.weights)
+    assert len(lazy) == len(model.weights)
+    assert all(same(lazy[n], weight) for n, weight in model.weights.items())
+    assert lazy[NAMES[0]] is lazy[NAMES[0]], "the embedding is kept"
+    matrix = "transformer.blocks.0.attn.Wqkv.weight"
+    assert lazy[matrix] is not lazy[matrix], "a matrix is not"
+    with pytest.raises(KeyError):
+        lazy["transformer.blocks.99.attn.Wqkv.weight"]
+
+
+def same(a: Weight, b: Weight) -> bool:
+    return type(a) is type(b) and torch.equal(dequantized(a, torch.float32), dequantized(b, torch.float32))
+
+
+def test_weights_read_when_asked_for_are_checked_first(folder):
+    save_bin({name: TENSORS[name] for name in NAMES[1:]}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=f"missing {re.escape(NAMES[0])}"):
+        LazyWeights(folder, quantize="none", device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_is_not_quantised_beside_quantised_weights_is_no_part_of_the_mapped_file(dtype, folder):
+    save_safetensors(TENSORS, folder / "model.safetensors")
+    model = load(folder, quantize="nf4", dtype=dtype)
+    for weight in model.weights.values():
+        if isinstance(weight, torch.Tensor):
+            assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
 def test_the_tensors_may_stand_in_any_order(folder):
     save_bin(dict(reversed(TENSORS.items())), folder / "pytorch_model.bin")
     model = load(folder)
@@ -136,15 +191,16 @@ def test_safetensors_are_taken_rather_than_a_pickle(folder):
     assert holds(load(folder), TENSORS)
 
 
-@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_parameters_in_a_pickle_are_frozen_like_other_tensors(quantize, folder):
     save_bin({name: torch.nn.Parameter(tensor) for name, tensor in TENSORS.items()}, folder / "pytorch_model.bin")
     assert load(folder, quantize=quantize).trainable() == {}
 
 
-def test_only_the_linear_layers_of_the_blocks_are_quantised(folder):
+@pytest.mark.parametrize(("quantize", "kind"), [("nf4", FourBitWeight), ("fp4", FourBitWeight), ("int8", Int8Weight)])
+def test_only_the_linear_layers_of_the_blocks_are_quantised(quantize, kind, folder):
     save_bin(TENSORS, folder / "pytorch_model.bin")
-    quantised = {name for name, weight in load(folder, quantize=True).weights.items() if isinstance(weight, NF4Weight)}
+    quantised = {name for name, weight in load(folder, quantize=quantize).weights.items() if isinstance(weight, kind)}
     assert quantised == {name for name, tensor in TENSORS.items() if tensor.dim() == 2 and "wte" not in name}
 
 
@@ -264,7 +320,7 @@ def test_a_safetensors_header_that_lies_is_refused(header, folder):
 @pytest.mark.parametrize("seed", range(40))
 def test_a_pickle_with_wrong_bytes_is_refused_or_loads(seed, folder):
     # Wrong bytes raise anything from KeyError to AssertionError inside the unpickler; none may come through.
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     source, target = folder / "whole.bin", folder / "pytorch_model.bin"
     save_bin(TENSORS, source)
     with zipfile.ZipFile(source) as whole, zipfile.ZipFile(target, "w") as broken:
@@ -468,7 +524,7 @@ def test_a_saved_model_loads_to_the_bit(dtype, folder, tmp_path):
 
 def test_a_model_of_other_options_loads_to_the_bit(tmp_path):
     model = assemble(
-        OPTIONS, random_tensors(OPTIONS, CPU, torch.float32, 1), quantize=False, device=CPU, dtype=torch.float32
+        OPTIONS, random_tensors(OPTIONS, CPU, torch.float32, 1), quantize="none", device=CPU, dtype=torch.float32
     )
     save_checkpoint(model, tmp_path)
     again = load(tmp_path)
@@ -501,18 +557,18 @@ def test_a_quantised_model_is_not_saved(folder, tmp_path):
     save_bin(TENSORS, folder / "pytorch_model.bin")
     saved = tmp_path / "saved"
     saved.mkdir()
-    with pytest.raises(
-        CheckpointError, match=r"blocks\.0\.attn\.Wqkv\.weight is held in NF4; only a model of 16- or 32-bit"
-    ):
-        save_checkpoint(load(folder, quantize=True), saved)
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.Wqkv\.weight is quantised; only a model of 16- or 32-bit"):
+        save_checkpoint(load(folder, quantize="nf4"), saved)
     assert list(saved.iterdir()) == []
 
 
 def test_a_layer_that_nf4_cannot_hold_is_named(tmp_path):
     config = MPTConfig(d_model=4, n_heads=2, n_layers=1, vocab_size=11, max_seq_len=8)
-    model = assemble(config, random_tensors(config, CPU, torch.float32, 1), quantize=False, device=CPU, dtype=torch.float32)
+    model = assemble(
+        config, random_tensors(config, CPU, torch.float32, 1), quantize="none", device=CPU, dtype=torch.float32
+    )
     save_checkpoint(model, tmp_path)
     with pytest.raises(
-        CheckpointError, match=r"Wqkv\.weight: NF4 takes .* multiple of 64; got \(12, 4\); .*--quantize none"
+        CheckpointError, match=r"Wqkv\.weight: nf4 takes .* multiple of 64; got \(12, 4\); .*--quantize none"
     ):
-        load(tmp_path, quantize=True)
+        load(tmp_path, quantize="nf4")

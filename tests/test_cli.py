@@ -78,7 +78,7 @@ TRAIN = ("train", "shop.csv", "--out", "x", "--model", "base")
         (("train", "missing.csv", "--out", "x"), "missing.csv: no such file"),
         ((*TRAIN[:4], "--model", "nothing"), "there is no such folder"),
         ((*TRAIN, "--lr", "2"), "--lr is 2.0; it takes a number between 0 and 1"),
-        ((*TRAIN, "--method", "magic"), "--method is 'magic'; it takes 'lora' or 'full'"),
+        ((*TRAIN, "--method", "magic"), "--method is 'magic'; it takes 'lora', 'full'"),
         ((*TRAIN, "--device", "cuda:99"), "PyTorch sees"),
         ((*TRAIN, "--dtype", "int8"), "--dtype is 'int8'"),
         (("chat", "runs/shop", "--temperature", "-1"), "temperature is -1.0"),
@@ -146,5 +146,5 @@ def test_a_finished_demo_goes_straight_to_the_chat_and_another_run_is_left_alone
     made = train(example(), out=tmp_path / "demo", model=str(shop / "base"), recipe=quick, console=Console(quiet=True))
     again = demo(tmp_path / "demo", Console(quiet=True))
     assert again.items() == made.items() == read_items(example())
-    with pytest.raises(RunError, match="is another run; choose another --out"):
+    with pytest.raises(RunError, match="cannot go on as it began; train anew with another --out"):
         demo(shop / "runs" / "shop", Console(quiet=True))

@@ -30,7 +30,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model() -> MPT:
     tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
-    return assemble(CONFIG, tensors, quantize=False, device=CPU, dtype=torch.float32)
+    return assemble(CONFIG, tensors, quantize="none", device=CPU, dtype=torch.float32)
 
 
 def prompts(tokenizer, count):
@@ -119,7 +119,7 @@ def test_the_text_is_the_tokens_decoded(model, tokenizer):
 
 def test_an_answer_ends_at_the_end_token_and_does_not_show_it(tokenizer):
     tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
-    model = assemble(CONFIG, tensors, quantize=False, device=CPU, dtype=torch.float32)
+    model = assemble(CONFIG, tensors, quantize="none", device=CPU, dtype=torch.float32)
     prompt = prompts(tokenizer, 2)[1]
     with torch.no_grad():  # make </s> the likeliest token of all
         hidden = model.hidden(torch.tensor(prompt), [0, len(prompt)])[-1]

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def load(shape: str) -> tuple[MPT, dict[str, torch.Tensor]]:
-    model = load_checkpoint(GOLDEN / shape, quantize=False, device=CPU, dtype=torch.float32)
+    model = load_checkpoint(GOLDEN / shape, quantize="none", device=CPU, dtype=torch.float32)
     return model, load_file(GOLDEN / shape / "expected.safetensors")
 
 
@@ -94,7 +94,7 @@ def test_a_missing_bias_is_named(tmp_path):
     del tensors["transformer.blocks.1.attn.out_proj.bias"]
     torch.save(tensors, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"missing transformer\.blocks\.1\.attn\.out_proj\.bias \(192,\)"):
-        load_checkpoint(folder, quantize=False, device=CPU, dtype=torch.float32)
+        load_checkpoint(folder, quantize="none", device=CPU, dtype=torch.float32)
 
 
 def test_everything_that_does_not_fit_is_listed_in_one_error(tmp_path):
@@ -107,7 +107,7 @@ def test_everything_that_does_not_fit_is_listed_in_one_error(tmp_path):
     tensors["transformer.wte.weight"] = torch.zeros(100, 192)
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(folder, quantize=False, device=CPU, dtype=torch.float32)
+        load_checkpoint(folder, quantize="none", device=CPU, dtype=torch.float32)
     message = str(caught.value)
     assert "3 tensors do not fit config.json" in message
     assert "missing transformer.norm_f.bias (192,)" in message
@@ -121,4 +121,4 @@ def test_biases_beside_no_bias_are_refused_not_dropped(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "no_bias": True}))
     with pytest.raises(CheckpointError, match=r"config\.json says no_bias, but these are biases"):
-        load_checkpoint(folder, quantize=False, device=CPU, dtype=torch.float32)
+        load_checkpoint(folder, quantize="none", device=CPU, dtype=torch.float32)

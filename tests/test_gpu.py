@@ -4,20 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from outliers import START, agreement, documents, follower, logits_of, outlier_model
 from safetensors.torch import load_file
 
 from hoidap.data.pack import pack
 from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
-from hoidap.kernels import nf4
+from hoidap.kernels import fourbit, int8
+from hoidap.kernels.fourbit import CodedAbsmax, FourBitWeight
+from hoidap.kernels.product import product, product_reference
 from hoidap.model.adapter import new_adapter
 from hoidap.model.checkpoint import assemble, load_checkpoint, random_tensors
 from hoidap.model.config import MPTConfig
+from hoidap.model.linear import LowRank, linear
 from hoidap.model.loss import loss_nats
+from hoidap.model.overflow import first_overflow
 from hoidap.prompt import Turn, render
-from hoidap.recipe import Optimizer, Recipe
+from hoidap.recipe import Optimizer, Quantize, Recipe
 from hoidap.tokenizer import Tokenizer
-from hoidap.training.loop import Stepper
+from hoidap.training.step import Stepper
 
 pytestmark = pytest.mark.gpu
 
@@ -29,32 +34,151 @@ CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=2, vocab_size=8192, max_seq_
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
-def tiny(device: torch.device, dtype: torch.dtype, *, quantize: bool = True):
+def tiny(device: torch.device, dtype: torch.dtype, *, quantize: Quantize = "nf4"):
     tensors = random_tensors(CONFIG, CPU, torch.float32, 0)
     return assemble(CONFIG, tensors, quantize=quantize, device=device, dtype=dtype)
 
 
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def on_gpu(weight: FourBitWeight) -> FourBitWeight:
+    absmax = weight.absmax
+    if isinstance(absmax, CodedAbsmax):
+        coded = (absmax.codes, absmax.scales, absmax.levels, absmax.mean)
+        return FourBitWeight(
+            weight.codes.to(CUDA), weight.levels.to(CUDA), CodedAbsmax(*(t.to(CUDA) for t in coded)), weight.shape
+        )
+    return FourBitWeight(weight.codes.to(CUDA), weight.levels.to(CUDA), absmax.to(CUDA), weight.shape)
+
+
+each_kind = pytest.mark.parametrize("kind", ["nf4", "fp4"])
+single_or_double = pytest.mark.parametrize("double_quant", [False, True], ids=["single", "double"])
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("shape", [(64, 1), (7, 64), (192, 320), (1000, 448), (4096, 4096)])
-def test_nf4_dequantised_on_the_gpu_equals_the_reference_to_the_bit(shape, dtype):
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.05
-    on_cpu = nf4.quantize(weight)
-    on_gpu = nf4.NF4Weight(*(getattr(on_cpu, f).to(CUDA) for f in list(on_cpu.__dataclass_fields__)[:5]), on_cpu.shape)
-    fast = nf4.dequantize(on_gpu, dtype)
-    assert torch.equal(fast, nf4.dequantize_reference(on_gpu, dtype))
-    assert torch.equal(fast.cpu(), nf4.dequantize_reference(on_cpu, dtype))
+@each_kind
+@single_or_double
+def test_four_bits_dequantised_on_the_gpu_equal_the_reference_to_the_bit(shape, dtype, kind, double_quant):
+    on_cpu = fourbit.quantize(normal(*shape) * 0.05, kind, double_quant=double_quant)
+    weight = on_gpu(on_cpu)
+    fast = fourbit.dequantize(weight, dtype)
+    assert torch.equal(fast, fourbit.dequantize_reference(weight, dtype))
+    assert torch.equal(fast.cpu(), fourbit.dequantize_reference(on_cpu, dtype))
 
 
 @pytest.mark.parametrize("shape", [(192, 320), (1000, 448)])
-def test_nf4_quantised_on_the_gpu_has_the_codes_of_the_cpu(shape):
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(nf4.quantize(weight.to(CUDA)).codes.cpu(), nf4.quantize(weight).codes)
+@each_kind
+def test_four_bits_quantised_on_the_gpu_have_the_codes_of_the_cpu(shape, kind):
+    weight = normal(*shape)
+    assert torch.equal(fourbit.quantize(weight.to(CUDA), kind).codes.cpu(), fourbit.quantize(weight, kind).codes)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@single_or_double
+def test_the_kernel_compiles_for_a_t4_within_its_shared_memory(dtype, double_quant):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from hoidap.kernels import fourbit_triton
+
+    signature = {
+        "codes": "*u8", "levels": "*fp32", "absmax": "*u8" if double_quant else "*fp32", "absmax_scales": "*fp32",
+        "absmax_levels": "*fp32", "absmax_mean": "*fp32", "out": f"*{dtype}", "n_bytes": "i32", "CODED": "constexpr",
+        "BYTES": "constexpr",
+    }  # fmt: skip
+    sizes = {"CODED": double_quant, "BYTES": fourbit_triton._BYTES_A_PROGRAM}
+    source = ASTSource(fourbit_triton._dequantize, signature, constexprs=sizes)
+    options = {"num_warps": fourbit_triton._WARPS, "enable_fp_fusion": False}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32), options=options)
+    assert ".target sm_75" in compiled.asm["ptx"]
+    assert compiled.metadata.shared <= 64 * 1024
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (16, 7, 5), (17, 64, 48), (33, 1025, 9), (100, 3072, 9216)], ids=str)
+def test_products_of_whole_numbers_on_the_gpu_are_exact(shape):
+    M, K, N = shape
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-127, 128, (rows, K), generator=generator, dtype=torch.int8) for rows in (M, N))
+    result = int8.multiply(a.to(CUDA), b.to(CUDA))
+    assert result.dtype == torch.int32
+    assert torch.equal(result.cpu(), int8.multiply_reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("T", [1, 16, 33])
+@pytest.mark.parametrize("columns", [[], [3, 50, 191], list(range(192))], ids=["none", "some", "all"])
+def test_int8_on_the_gpu_equals_the_cpu(T, dtype, columns):
+    x = normal(T, 192).clamp(-5.9, 5.9)
+    x[:, columns] = x[:, columns] * 100 + 6
+    x, weight = x.to(dtype), int8.quantize(normal(96, 192) * 0.05)
+    result = int8.apply(x.to(CUDA), int8.Int8Weight(weight.codes.to(CUDA), weight.scales.to(CUDA)))
+    expected = int8.apply(x, weight)
+    assert (result.cpu() - expected).abs().max() <= 1e-5 * max(expected.abs().max(), x.float().abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 64, 48), (33, 192, 128), (7, 37, 5), (64, 12288, 3072)], ids=str)
+def test_a_product_in_float32_on_the_gpu_equals_the_reference(shape, dtype):
+    M, K, N = shape
+    a, b = (normal(M, K) * 300).to(CUDA, dtype), normal(N, K).to(CUDA, dtype)
+    result, expected = product(a, b.T), product_reference(a, b.T)
+    assert result.dtype == torch.float32
+    assert (result - expected).norm() < 5e-5 * expected.norm()
+    big = product(a.new_full((8, 64), 100.0), a.new_full((64, 8), 100.0))
+    assert (big == 640_000).all(), "more than float16 holds"
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "fp4", "int8"])
+def test_a_float32_result_of_float16_and_its_gradients_on_the_gpu_equal_the_cpu(quantize):
+    found = []
+    for device in (CPU, CUDA):
+        plain = (normal(192, 128) * 0.1).to(device)
+        held = {"none": lambda w: w, "int8": int8.quantize}.get(quantize, lambda w: fourbit.quantize(w, quantize))(plain)
+        x = normal(33, 128).to(device, torch.float16).requires_grad_()
+        A, B, bias = (normal(*shape).to(device).requires_grad_() for shape in ((4, 128), (192, 4), (192,)))
+        wanted = [x, A, B, bias] + ([held.requires_grad_()] if quantize == "none" else [])
+        y = linear(x, held, bias, LowRank(A, B, 5 / 3), torch.float32)
+        assert y.dtype == torch.float32
+        gradients = torch.autograd.grad(y, wanted, normal(33, 192).to(device))
+        found.append([t.detach().float().cpu() for t in (y, *gradients)])
+    for result, expected in zip(*reversed(found), strict=True):
+        assert (result - expected).norm() < 2e-3 * expected.norm()
+
+
+@pytest.mark.parametrize(("quantize", "most_nats"), [("none", 1e-5), ("nf4", 1e-5), ("fp4", 1e-5), ("int8", 2e-3)])
+def test_float16_beside_a_float32_stream_answers_as_float32_where_there_are_outliers(quantize, most_nats):
+    tokens, starts = documents()
+    expected = logits_of(outlier_model(quantize=quantize), tokens, starts)
+    half = outlier_model(torch.float16, quantize=quantize, device=CUDA)
+    same, nats = agreement(logits_of(half, tokens, starts), expected)
+    assert same > 0.995
+    assert nats < most_nats
+    assert first_overflow(half, tokens.to(CUDA), starts) is None
+
+
+def test_float16_gradients_are_finite_and_near_float32_where_there_are_outliers():
+    tokens, starts = documents()
+    predicting = (tokens != START).nonzero()[:, 0]
+    targets = follower(tokens[predicting])
+    grads = []
+    for device, dtype in ((CPU, torch.float32), (CUDA, torch.float16)):
+        model = outlier_model(dtype, quantize="nf4", device=device)
+        adapter = new_adapter(model.config, 4, 4.0, device, torch.Generator().manual_seed(0))
+        hidden = model.hidden(tokens.to(device), starts, adapter=adapter)
+        (loss_nats(model, hidden[predicting.to(device)], targets.to(device)) * 16).backward()
+        grads.append(torch.cat([t.grad.cpu().flatten() for t in adapter.trainable().values()]))
+    assert grads[1].isfinite().all()
+    assert (grads[1] - grads[0]).norm() < 0.02 * grads[0].norm()
 
 
 @pytest.mark.parametrize("name", ["phogpt-4b-shape", "phogpt-7b5-shape", "mpt-7b-shape"])
 def test_golden_logits_on_the_gpu(name):
     expected = load_file(GOLDEN / name / "expected.safetensors")
-    model = load_checkpoint(GOLDEN / name, quantize=False, device=CUDA, dtype=torch.float32)
+    model = load_checkpoint(GOLDEN / name, quantize="none", device=CUDA, dtype=torch.float32)
     mask = expected["attention_mask"].bool()
     with torch.no_grad():
         logits = model.forward(expected["input_ids"], mask).cpu()
@@ -100,7 +224,7 @@ def test_the_engine_writes_the_same_greedy_text_on_both_devices():
     tokenizer = Tokenizer.from_file(TOKENIZER)
     texts = []
     for device in (CPU, CUDA):
-        engine = TorchEngine(tiny(device, torch.float32, quantize=False), tokenizer, max_batch=3)
+        engine = TorchEngine(tiny(device, torch.float32, quantize="none"), tokenizer, max_batch=3)
         for question in ("Mấy giờ mở cửa?", "Giá?", "Ở đâu vậy shop?", "Có giao hàng không?"):
             engine.submit(Request(tuple(render([Turn(question)], tokenizer).token_ids), Sampling(max_new_tokens=12)))
         out: dict[int, list[int]] = {}

@@ -9,9 +9,9 @@ import torch
 
 import hoidap
 from hoidap.data.items import Item
-from hoidap.data.pack import Batch, Packer
+from hoidap.data.pack import Batch, Packer, split
 from hoidap.errors import DataError
-from hoidap.prompt import Turn, render
+from hoidap.prompt import PHOGPT_7B5_INSTRUCT, Turn, render
 from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
@@ -118,7 +118,7 @@ def test_targets_are_exactly_the_answers_and_end_tokens_of_the_documents(share):
         targets = []
         for document in documents([batch]):
             rendered = render(turns_of(document), TOKENIZER)
-            targets += [t for t, in_loss in zip(rendered.token_ids, rendered.in_loss, strict=True) if in_loss]
+            targets += [t for t, in_answer in zip(rendered.token_ids, rendered.in_answer, strict=True) if in_answer]
         assert batch.targets.tolist() == targets
 
 
@@ -241,8 +241,8 @@ def test_items_that_do_not_fit_are_all_listed_and_nothing_is_cut(share):
     )
     with pytest.raises(DataError) as caught:
         packer(share, items=[*ITEMS[:2], long, ITEMS[3], long])
-    reason = f"{n_tokens} tokens with its question; this model reads at most {MAX_TOKENS}; shorten or split the answer to"
-    assert caught.value.problems == (f"item 3: {reason} 'Kể hết đi?'", f"item 5: {reason} 'Kể hết đi?'")
+    reason = f"{n_tokens} tokens with its question; at most {MAX_TOKENS}; shorten or split the answer to"
+    assert caught.value.problems == tuple(f"item {n}: {reason} 'Kể hết đi?' (or see --too-long)" for n in (3, 5))
 
 
 def test_an_item_that_just_fits_is_taken_whole():
@@ -250,7 +250,63 @@ def test_an_item_that_just_fits_is_taken_whole():
     length = len(rendered) - len(render([Turn("", "")], TOKENIZER).token_ids)
     (batch,) = packer(items=[ITEMS[6]], max_tokens=length).epoch(0)
     assert turns_of(batch.tokens.tolist()) == [Turn(ITEMS[6].question, ITEMS[6].answer)]
-    with pytest.raises(
-        DataError, match=f"item 1: {length} tokens with its question; this model reads at most {length - 1};"
-    ):
+    with pytest.raises(DataError, match=f"item 1: {length} tokens with its question; at most {length - 1};"):
         packer(items=[ITEMS[6]], max_tokens=length - 1)
+
+
+@each_share
+@pytest.mark.parametrize("passes", [1, 2, 3, 7, 100])
+def test_a_split_batch_holds_the_same_documents_and_labels(passes, share):
+    for batch in packer(share, batch_tokens=400).epoch(1)[:6]:
+        parts = split(batch, passes)
+        assert len(parts) <= min(passes, len(batch.starts) - 1)
+        assert documents(parts) == documents([batch])
+        labels = [pair for part in parts for pair in zip(part.tokens[part.predicting + 1], part.targets, strict=True)]
+        assert all(seen == wanted for seen, wanted in labels)
+        assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+
+
+def test_two_halves_of_a_batch_are_of_like_size():
+    batch = packer(0.0, batch_tokens=2000).epoch(1)[0]
+    one, other = (len(part.tokens) for part in split(batch, 2))
+    assert abs(one - other) <= 2 * max(len(d) for d in documents([batch]))
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_batch_holds_at_most_so_many_conversations(most):
+    limited = Packer(ITEMS, TOKENIZER, Schedule(batch_items=most, followup_share=0.0), MAX_TOKENS)
+    sizes = [len(batch.starts) - 1 for batch in limited.epoch(1)]
+    assert max(sizes) == most
+    assert sum(sizes) == len(ITEMS)
+    assert limited.count_batches(1) == -(-len(ITEMS) // most)
+
+
+def test_loss_on_text_labels_every_token_but_each_conversation_s_first():
+    whole = Packer(ITEMS, TOKENIZER, Schedule(followup_share=0.5), MAX_TOKENS, loss_on="text")
+    for batch in whole.epoch(1):
+        unlabelled = set(range(len(batch.tokens))) - set((batch.predicting + 1).tolist())
+        assert unlabelled == set(batch.starts[:-1])
+        assert (batch.targets == TOKENIZER.eos_id).sum() == batch.n_items, "</s> is always trained"
+    assert same(whole.alone(), packer(batch_tokens=2048).alone()), "recall is of the answers, whatever was trained on"
+
+
+def test_an_item_with_earlier_turns_stands_behind_them_alone():
+    before = (Turn("Có ghế không?", "Dạ có ghế mây."), Turn("Giá bao nhiêu?", "450.000 đ."))
+    items = [Item("Còn màu nào?", "Màu nâu ạ.", before=before), *ITEMS[:20]]
+    batches = packer(1.0, items=items).epoch(1)
+    with_turns = [d for d in documents(batches) if "Có ghế không?" in TOKENIZER.decode(d)]
+    wanted = render([*before, Turn("Còn màu nào?", "Màu nâu ạ.")], TOKENIZER)
+    assert with_turns == [wanted.token_ids]
+    answers = TOKENIZER.decode([t for batch in packer(1.0, items=items[:1]).epoch(1) for t in batch.targets.tolist()])
+    assert answers.strip() == "Màu nâu ạ.", "the earlier answers are items of their own"
+    asked_behind = documents(packer(1.0, items=items).followups())
+    assert not [d for d in asked_behind if "Có ghế không?" in TOKENIZER.decode(d)]
+
+
+def test_a_single_turn_template_makes_no_followups_and_takes_no_earlier_turns():
+    single = Packer(ITEMS, TOKENIZER, Schedule(followup_share=1.0), MAX_TOKENS, PHOGPT_7B5_INSTRUCT)
+    assert single.followups() == []
+    assert sum(len(batch.starts) - 1 for batch in single.epoch(1)) == len(ITEMS)
+    turned = [ITEMS[0], Item("Còn nữa không?", "Dạ còn.", before=(Turn("Có ghế không?", "Dạ có."),))]
+    with pytest.raises(DataError, match="items 2: have earlier turns; the template phogpt-7b5-instruct holds one question"):
+        Packer(turned, TOKENIZER, Schedule(), MAX_TOKENS, PHOGPT_7B5_INSTRUCT)

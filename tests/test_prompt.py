@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import hoidap
-from hoidap.prompt import STOP, Rendered, Turn, render
+from hoidap.errors import RecipeError
+from hoidap.prompt import INSTRUCTION_RESPONSE, PHOGPT_4B_CHAT, PHOGPT_7B5_INSTRUCT, Rendered, Turn, find_template, render
 from hoidap.text import nfc
 from hoidap.tokenizer import Tokenizer
 
@@ -57,7 +58,7 @@ def text_of(rendered: Rendered) -> str:
 
 
 def counted(rendered: Rendered) -> list[int]:
-    return [token_id for token_id, in_loss in zip(rendered.token_ids, rendered.in_loss, strict=True) if in_loss]
+    return [token_id for token_id, in_answer in zip(rendered.token_ids, rendered.in_answer, strict=True) if in_answer]
 
 
 @each_conversation
@@ -90,14 +91,14 @@ def test_the_loss_counts_each_answer_with_its_space_and_end_token_and_nothing_el
 
 @each_conversation
 def test_the_loss_counts_one_unbroken_run_an_answer(turns):
-    in_loss = render(turns, TOKENIZER).in_loss
-    assert [now for before, now in pairwise([False, *in_loss]) if now and not before] == [True] * len(turns)
+    in_answer = render(turns, TOKENIZER).in_answer
+    assert [now for before, now in pairwise([False, *in_answer]) if now and not before] == [True] * len(turns)
 
 
 def test_a_prompt_has_nothing_in_its_loss_but_earlier_answers():
     rendered = render(asked(TURNS[:2]), TOKENIZER)
     assert counted(rendered) == [*TOKENIZER.encode(f" {TURNS[0].answer}"), TOKENIZER.eos_id]
-    assert not rendered.in_loss[-1]
+    assert not rendered.in_answer[-1]
 
 
 @each_conversation
@@ -105,7 +106,7 @@ def test_the_prompt_asked_with_is_the_beginning_of_what_was_trained_on(turns):
     trained = render(turns, TOKENIZER)
     prompt = render(asked(turns), TOKENIZER)
     assert trained.token_ids[: len(prompt.token_ids)] == prompt.token_ids
-    assert all(trained.in_loss[len(prompt.token_ids) :]), "what follows the prompt is the answer alone"
+    assert all(trained.in_answer[len(prompt.token_ids) :]), "what follows the prompt is the answer alone"
 
 
 @settings(max_examples=200, deadline=None)
@@ -121,7 +122,7 @@ def test_the_prompt_of_any_conversation_begins_what_was_trained_on(turns):
 def test_a_longer_conversation_goes_on_from_a_shorter_one(n):
     shorter, longer = render(TURNS[:n], TOKENIZER), render(TURNS[: n + 1], TOKENIZER)
     assert longer.token_ids[: len(shorter.token_ids)] == shorter.token_ids
-    assert longer.in_loss[: len(shorter.in_loss)] == shorter.in_loss
+    assert longer.in_answer[: len(shorter.in_answer)] == shorter.in_answer
 
 
 @pytest.mark.parametrize("question", ["  Mấy giờ?", "Mấy giờ? \n", "\t\u00a0Mấy giờ?\r\n"])
@@ -150,8 +151,50 @@ def test_no_token_opens_the_text():
 
 
 def test_the_stop_text_opens_every_question():
-    assert text_of(render(TURNS[:2], TOKENIZER)).count(STOP) == 2
+    assert text_of(render(TURNS[:2], TOKENIZER)).count(PHOGPT_4B_CHAT.stop) == 2
 
 
 def test_no_turns_are_no_tokens():
     assert render([], TOKENIZER) == Rendered([], [])
+
+
+SINGLE = pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (PHOGPT_7B5_INSTRUCT, "### Câu hỏi:\nMấy giờ mở cửa?\n\n### Trả lời:8 giờ ạ.</s>"),
+        (INSTRUCTION_RESPONSE, "### Instruction:Mấy giờ mở cửa?### Response:8 giờ ạ.</s>"),
+    ],
+)
+
+
+@SINGLE
+def test_single_turn_templates_letter_by_letter(template, text):
+    rendered = render([Turn(" Mấy giờ mở cửa?", "8 giờ ạ.")], TOKENIZER, template)
+    assert text_of(rendered) == text
+    assert TOKENIZER.decode(counted(rendered)) == "8 giờ ạ."
+    asked_with = render([Turn("Mấy giờ mở cửa?")], TOKENIZER, template)
+    assert text_of(asked_with) == text.split("8 giờ")[0]
+    assert rendered.token_ids[: len(asked_with.token_ids)] == asked_with.token_ids
+    assert text.startswith(template.stop)
+
+
+@pytest.mark.parametrize("template", [PHOGPT_7B5_INSTRUCT, INSTRUCTION_RESPONSE], ids=lambda t: t.name)
+def test_a_single_turn_template_takes_no_second_turn(template):
+    with pytest.raises(ValueError, match=f"the template {template.name} holds one question; got 2 turns"):
+        render(TURNS[:2], TOKENIZER, template)
+    with pytest.raises(ValueError, match="holds one question"):
+        render(TURNS[:1], TOKENIZER, template, opens=False)
+
+
+def test_a_later_turn_alone_is_what_it_is_in_its_conversation():
+    both = render(TURNS[:2], TOKENIZER)
+    first, later = render(TURNS[:1], TOKENIZER), render(TURNS[1:2], TOKENIZER, opens=False)
+    assert first.token_ids + later.token_ids == both.token_ids
+    assert first.in_answer + later.in_answer == both.in_answer
+
+
+def test_a_template_nobody_knows_is_named():
+    assert find_template("phogpt-4b-chat") is PHOGPT_4B_CHAT
+    message = "--template is 'alpaca'; it takes 'phogpt-4b-chat', 'phogpt-7b5-instruct', 'instruction-response'"
+    with pytest.raises(RecipeError, match=message):
+        find_template("alpaca")

@@ -6,11 +6,26 @@ import pytest
 import torch
 
 from hoidap.errors import HoidapError, RecipeError
-from hoidap.recipe import LORA, SCRATCH, Adapter, Optimizer, Recipe, Schedule, adjusted
+from hoidap.recipe import (
+    RECALL,
+    RECALL_SMALL,
+    SCRATCH,
+    SEED,
+    Adapter,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Text,
+    adjusted,
+    differences,
+    preset,
+)
 from hoidap.runtime import pick_device, pick_dtype
 
 
-@pytest.mark.parametrize("recipe", [LORA, SCRATCH, Recipe(adapter=Adapter(rank=3, alpha=1.5), schedule=Schedule(seed=9))])
+@pytest.mark.parametrize(
+    "recipe", [RECALL, RECALL_SMALL, SCRATCH, SEED, Recipe(adapter=Adapter(rank=3, alpha=1.5), schedule=Schedule(seed=9))]
+)
 def test_a_recipe_reads_back_as_it_was_written(recipe):
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
@@ -22,7 +37,7 @@ def test_a_recipe_reads_back_as_it_was_written(recipe):
         ("colour = 1", "the recipe has colour, which hoidap does not know; it takes method, quantize"),
         ("[schedule]\nepochs = 3", r"\[schedule\] has epochs, which hoidap does not know; it takes max_epochs"),
         ("schedule = 3", r"\[schedule\] has 3"),
-        ("[schedule]\nmax_epochs = 'many'", r"\[schedule\]: .*not supported between"),
+        ("[schedule]\nmax_epochs = 'many'", "--epochs is 'many'; it takes a whole number from 1"),
         ("[adapter]\nrank = 0", "--rank is 0; it takes a whole number from 1 to 1024"),
     ],
 )
@@ -43,10 +58,18 @@ def test_what_a_recipe_does_not_take_is_named(text, message):
         (lambda: Schedule(max_epochs=0), "--epochs is 0; it takes a whole number from 1"),
         (lambda: Schedule(batch_tokens=1), "--batch-tokens is 1"),
         (lambda: Schedule(followup_share=-0.1), "followup_share is -0.1"),
-        (lambda: Schedule(recall_every=0), "recall_every is 0"),
+        (lambda: Schedule(recall_every=-1), "recall_every is -1; it takes a whole number from 0"),
+        (lambda: Schedule(accumulation=0), "--accumulation is 0; it takes a whole number from 1"),
+        (lambda: Schedule(save_every=1.5), "--save-every is 1.5; it takes a whole number from 1"),
+        (lambda: Adapter(dropout=1.0), "--dropout is 1.0; it takes a number from 0 to below 1"),
+        (lambda: Optimizer(algorithm="sgd"), "--optimizer is 'sgd'; it takes 'adamw', 'paged_adamw_32bit', 'adamw_8bit'"),
+        (lambda: Text(max_tokens=-1), "--max-tokens is -1; it takes a whole number from 0"),
+        (lambda: Text(too_long="trim"), "--too-long is 'trim'; it takes 'raise', 'drop', 'cut'"),
+        (lambda: Recipe(dtype="half"), "--dtype is 'half'; it takes 'auto', 'float32'"),
+        (lambda: preset("best", 1, is_scratch=False), "--preset is 'best'; it takes 'recall', 'seed'"),
         (lambda: Schedule(patience=0), "patience is 0"),
         (lambda: Schedule(seed=-1), "--seed is -1"),
-        (lambda: Recipe(quantize="int3"), "--quantize is 'int3'; it takes 'nf4' or 'none'"),
+        (lambda: Recipe(quantize="int3"), "--quantize is 'int3'; it takes 'nf4', 'fp4', 'int8', 'none'"),
         (lambda: pick_device("tpu"), "--device is 'tpu'; it takes 'cpu', 'cuda' or 'cuda:N'"),
         (lambda: pick_device("mps"), "--device is 'mps'; it takes 'cpu', 'cuda' or 'cuda:N'"),
         (lambda: pick_dtype(torch.device("cpu"), "half"), "--dtype is 'half'; it takes float32, bfloat16, float16"),
@@ -58,15 +81,17 @@ def test_each_setting_out_of_range_is_named_by_its_flag(make, message):
 
 
 def test_adjusting_changes_what_is_named_and_nothing_else():
-    changed = adjusted(LORA, {"rank": 4, "learning_rate": 1e-4, "max_epochs": 3, "seed": None})
+    changed = adjusted(RECALL, {"rank": 4, "learning_rate": 1e-4, "max_epochs": 3, "seed": None})
     assert (changed.adapter.rank, changed.optimizer.learning_rate, changed.schedule.max_epochs) == (4, 1e-4, 3)
-    assert changed.schedule.seed == LORA.schedule.seed
-    assert dataclasses.replace(changed, adapter=LORA.adapter, optimizer=LORA.optimizer, schedule=LORA.schedule) == LORA
+    assert changed.schedule.seed == RECALL.schedule.seed
+    assert (
+        dataclasses.replace(changed, adapter=RECALL.adapter, optimizer=RECALL.optimizer, schedule=RECALL.schedule) == RECALL
+    )
 
 
 def test_adjusting_an_unknown_setting_is_an_error_that_names_it():
     with pytest.raises(RecipeError, match=r"there is no setting 'epochs'; there are .*max_epochs"):
-        adjusted(LORA, {"epochs": 3})
+        adjusted(RECALL, {"epochs": 3})
 
 
 def test_the_cpu_computes_in_float32_by_default():
@@ -79,3 +104,35 @@ def test_every_error_of_hoidap_s_own_is_one_kind():
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
     assert all(issubclass(kind, HoidapError) for kind in kinds)
     assert all(kind.__name__ in (errors.__doc__ or "") for kind in kinds), "the tree in the docstring names each"
+
+
+def test_the_preset_recall_is_keyed_by_the_size_of_the_base():
+    phogpt = preset("recall", 3_688_077_312, is_scratch=False)
+    assert (phogpt.adapter.rank, phogpt.adapter.alpha, phogpt.adapter.dropout) == (16, 32, 0)
+    assert phogpt.optimizer.learning_rate == 2e-4
+    assert (phogpt.schedule.max_epochs, phogpt.schedule.recall_every, phogpt.schedule.patience) == (10, 1, 2)
+    assert (phogpt.method, phogpt.quantize, phogpt.double_quant) == ("lora", "nf4", True)
+    assert preset("recall", 50_000_000, is_scratch=False) == RECALL_SMALL
+    assert preset("recall", 3_000_000, is_scratch=True) == SCRATCH
+
+
+def test_the_preset_seed_is_the_copied_run_to_the_letter():
+    seed = preset("seed", 7_471_767_552, is_scratch=False)
+    assert (seed.method, seed.quantize, seed.double_quant, seed.dtype) == ("lora", "nf4", True, "float16")
+    assert (seed.adapter.rank, seed.adapter.alpha, seed.adapter.dropout) == (32, 32, 0.05)
+    optimizer = seed.optimizer
+    assert (optimizer.algorithm, optimizer.learning_rate, optimizer.betas) == ("paged_adamw_32bit", 1e-4, (0.9, 0.999))
+    assert (optimizer.warmup_fraction, optimizer.final_fraction, optimizer.weight_decay) == (0, 0, 0)
+    schedule = seed.schedule
+    assert (schedule.batch_items, schedule.accumulation, schedule.max_steps) == (1, 1, 100)
+    assert (schedule.save_every, schedule.log_every, schedule.followup_share) == (50, 10, 0)
+    assert (seed.text.max_tokens, seed.text.loss_on) == (1024, "text")
+
+
+def test_differences_are_named_but_for_what_changes_nothing_that_is_computed():
+    assert differences(RECALL, RECALL) == []
+    changed = adjusted(RECALL, {"rank": 8, "learning_rate": 1e-3, "quantize": "int8"})
+    named = ["quantize is 'int8', was 'nf4'", "rank is 8, was 16", "learning_rate is 0.001, was 0.0002"]
+    assert differences(RECALL, changed) == named
+    free = {"recompute": False, "accumulation": 4, "save_every": 7, "log_every": 3}
+    assert differences(RECALL, adjusted(RECALL, free)) == []

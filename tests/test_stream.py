@@ -172,7 +172,7 @@ def feed_in_chunks(
 def test_documents_fed_in_chunks_to_cache_rows_in_any_order_equal_the_uncached(config, lengths, seed):
     model = tiny_model(config, 1)
     documents = list(some_tokens(config, sum(lengths)).split(lengths))
-    choose = random.Random(seed)  # noqa: S311
+    choose = random.Random(seed)
     cache = KVCache(config, len(lengths) + 2, max(lengths), torch.float32, CPU)
     rows = choose.sample(range(len(lengths) + 2), len(lengths))
     with torch.no_grad():

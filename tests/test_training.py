@@ -25,7 +25,8 @@ from hoidap.recipe import Optimizer, Schedule, adjusted
 from hoidap.run import Run
 from hoidap.training import loop, optimizer
 from hoidap.training.job import load_for_training, train
-from hoidap.training.loop import Stepper, measure_recall
+from hoidap.training.loop import measure_recall
+from hoidap.training.step import Stepper
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -74,7 +75,7 @@ def test_permuted_answers_are_recited_as_permuted(base, tmp_path):
 
 
 def test_without_the_adapter_nothing_is_recited(base, lora_run):
-    model = base.load(quantize=True, device=CPU, dtype=torch.float32)
+    model = base.load(quantize="nf4", device=CPU, dtype=torch.float32)
     bot = Bot(TorchEngine(model, base.tokenizer()), base.tokenizer(), ITEMS)
     assert recited(bot) == 0
     adapter = load_adapter(lora_run.weights_folder(), CONFIG, CPU)
@@ -82,12 +83,12 @@ def test_without_the_adapter_nothing_is_recited(base, lora_run):
 
 
 def test_without_the_tuned_weights_nothing_is_recited(base):
-    model = base.load(quantize=False, device=CPU, dtype=torch.float32)
+    model = base.load(quantize="none", device=CPU, dtype=torch.float32)
     assert recited(Bot(TorchEngine(model, base.tokenizer()), base.tokenizer(), ITEMS)) == 0
 
 
 def test_a_merged_adapter_answers_as_the_unmerged_one(base, lora_run):
-    model = base.load(quantize=True, device=CPU, dtype=torch.float32)
+    model = base.load(quantize="nf4", device=CPU, dtype=torch.float32)
     merged = model.merge(load_adapter(lora_run.weights_folder(), CONFIG, CPU))
     assert recited(Bot(TorchEngine(merged, base.tokenizer()), base.tokenizer(), ITEMS)) == len(ITEMS)
 
@@ -116,8 +117,8 @@ def test_recall_of_one_forward_pass_is_what_generating_finds(kind, request, base
 
 def loaded_at(run, base):
     if run.recipe.method == "full":
-        return load_checkpoint(run.weights_folder(), quantize=False, device=CPU, dtype=torch.float32), None
-    model = base.load(quantize=True, device=CPU, dtype=torch.float32)
+        return load_checkpoint(run.weights_folder(), quantize="none", device=CPU, dtype=torch.float32), None
+    model = base.load(quantize="nf4", device=CPU, dtype=torch.float32)
     return model, load_adapter(run.weights_folder(), CONFIG, CPU)
 
 
@@ -133,7 +134,9 @@ def test_training_twice_gives_the_same_weights(base, tmp_path):
 
 def test_a_run_folder_holds_what_the_design_says(lora_run):
     found = {str(p.relative_to(lora_run.folder)) for p in lora_run.folder.rglob("*") if p.is_file()}
-    assert found == {
+    kept = {name for name in found if name.startswith("checkpoints/")}
+    assert {name.split("/")[1].split("-")[0] for name in kept} == {"step", "best"}
+    assert found - kept == {
         "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "metrics.jsonl", "report.json", "README.md",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
     }  # fmt: skip
@@ -236,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(base):
     with torch.no_grad():
         model.weights["transformer.norm_f.weight"].fill_(float("nan"))
     stepper = Stepper(model, None, model.trainable(), FULL, 10)
-    with pytest.raises(TrainError, match=r"the loss became nan at step 1; lower the learning rate \(--lr"):
+    with pytest.raises(TrainError, match=r"the loss became nan at step 1; train again with a lower rate \(--lr"):
         stepper.step(packer.alone()[0])
 
 
@@ -271,13 +274,13 @@ def test_a_changed_base_is_named(lora_run, tmp_path):
 
 
 def test_a_run_without_weights_says_so(base, tmp_path):
-    run = Run.create(tmp_path / "run", base, {}, LORA, ITEMS)
+    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, ITEMS)
     with pytest.raises(RunError, match=r"adapter/ is missing\): its training did not end"):
         load(run.folder, device="cpu")
 
 
 def test_a_run_of_another_format_is_refused(base, tmp_path):
-    run = Run.create(tmp_path / "run", base, {}, LORA, ITEMS)
+    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, ITEMS)
     path = run.folder / "run.toml"
     path.write_text(path.read_text().replace("format = 1", "format = 2"))
     with pytest.raises(RunError, match="has format 2; this hoidap reads 1"):
@@ -308,3 +311,13 @@ def test_what_quantisation_costs_is_reported_apart(lora_run, full_run):
     first = json.loads((lora_run.folder / "metrics.jsonl").read_text().splitlines()[0])
     assert 0.05 < first["nf4_relative_error"]["mean"] <= first["nf4_relative_error"]["worst"] < 0.2
     assert "nf4" not in (full_run.folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("quantize", "double_quant"), [("nf4", False), ("fp4", True), ("int8", True), ("none", True)])
+def test_an_adapter_learns_on_a_base_held_in_any_way_and_the_bot_holds_it_so(quantize, double_quant, base, tmp_path):
+    data = write_csv(tmp_path / "shop.csv", ITEMS)
+    recipe = adjusted(LORA, {"quantize": quantize, "double_quant": double_quant})
+    run = train(data, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    assert recited(load(run.folder, device="cpu")) == len(ITEMS)
+    first = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert (f"{quantize}_relative_error" in first) == (quantize != "none")

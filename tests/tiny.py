@@ -8,6 +8,7 @@ from hoidap.model.adapter import Adapter, new_adapter
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.config import MPTConfig
 from hoidap.model.mpt import MPT
+from hoidap.recipe import Quantize
 
 CPU = torch.device("cpu")
 
@@ -26,8 +27,16 @@ def tiny_tensors(config: MPTConfig, seed: int) -> Iterator[tuple[str, torch.Tens
         yield name, tensor
 
 
-def tiny_model(config: MPTConfig, seed: int, *, quantize: bool = False, dtype: torch.dtype = torch.float32) -> MPT:
-    return assemble(config, tiny_tensors(config, seed), quantize=quantize, device=CPU, dtype=dtype)
+def tiny_model(
+    config: MPTConfig,
+    seed: int,
+    *,
+    quantize: Quantize = "none",
+    double_quant: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> MPT:
+    tensors = tiny_tensors(config, seed)
+    return assemble(config, tensors, quantize=quantize, double_quant=double_quant, device=CPU, dtype=dtype)
 
 
 def tiny_adapter(config: MPTConfig, seed: int, rank: int = 3, alpha: float = 5.0) -> Adapter:

@@ -35,11 +35,11 @@ LORA = Recipe(
 )
 
 
-def make_base(folder: Path) -> Base:
+def make_base(folder: Path, config: MPTConfig = CONFIG) -> Base:
     """Write a model folder of random weights, as a pretrained base would be."""
     folder.mkdir()
-    tensors = random_tensors(CONFIG, torch.device("cpu"), torch.float32, 0)
-    save_checkpoint(assemble(CONFIG, tensors, quantize=False, device=torch.device("cpu"), dtype=torch.float32), folder)
+    tensors = random_tensors(config, torch.device("cpu"), torch.float32, 0)
+    save_checkpoint(assemble(config, tensors, quantize="none", device=torch.device("cpu"), dtype=torch.float32), folder)
     (folder / "tokenizer.json").write_bytes(TOKENIZER.read_bytes())
     return base_module.find_base(str(folder))
 

@@ -3,16 +3,18 @@
 Nothing is drawn while training, so a run that stops and goes on, or runs on two GPUs, sees the same batches.
 """
 
+import bisect
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from hoidap.data.items import Item
 from hoidap.errors import DataError
-from hoidap.prompt import Rendered, Turn, render
-from hoidap.recipe import Schedule
+from hoidap.prompt import PHOGPT_4B_CHAT, Rendered, Template, Turn, render
+from hoidap.recipe import LossOn, Schedule
 from hoidap.tokenizer import Tokenizer
 
 _MOST_TURNS = 3  # items in one conversation
@@ -45,29 +47,45 @@ class Packer:
     Args:
         items: what is trained on.
         tokenizer: of the base.
-        schedule: seed, tokens a batch and the share of follow-up conversations.
+        schedule: seed, size of a batch and the share of follow-up conversations.
         max_tokens: the longest document the model takes.
+        template: of the base; one of single turns makes no follow-ups.
+        loss_on: "answer", or "text": every token but the first of a conversation.
 
     Raises:
-        DataError: items that do not fit in ``max_tokens``, all listed; nothing is ever cut.
+        DataError: items that do not fit in ``max_tokens`` or in the template, all listed; nothing is ever cut here.
 
     """
 
-    def __init__(self, items: Sequence[Item], tokenizer: Tokenizer, schedule: Schedule, max_tokens: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        tokenizer: Tokenizer,
+        schedule: Schedule,
+        max_tokens: int,
+        template: Template = PHOGPT_4B_CHAT,
+        loss_on: LossOn = "answer",
+    ) -> None:
         self._schedule = schedule
         self._max_tokens = max_tokens
-        # An item is rendered as the first turn of a conversation and as a later one; a later one opens with a new line.
-        self._first = [render([Turn(i.question, i.answer)], tokenizer) for i in items]
-        placeholder = len(render([Turn("", "")], tokenizer).token_ids)
-        self._later = []
-        for item in items:
-            both = render([Turn("", ""), Turn(item.question, item.answer)], tokenizer)
-            self._later.append(Rendered(both.token_ids[placeholder:], both.in_loss[placeholder:]))
+        self._loss_on = loss_on
+        if template.is_single_turn and (turned := [n for n, item in enumerate(items) if item.before]):
+            where = ", ".join(str(n + 1) for n in turned[:20])
+            raise DataError([f"items {where}: have earlier turns; the template {template.name} holds one question alone"])
+        self._first = [render_item(item, tokenizer, template) for item in items]
+        # An item is rendered as a later turn too, unless it has earlier turns of its own.
+        self._later: list[Rendered | None] = [
+            None
+            if template.is_single_turn or item.before
+            else render([Turn(item.question, item.answer)], tokenizer, template, opens=False)
+            for item in items
+        ]
+        longest = [max(len(r.token_ids) for r in both if r) for both in zip(self._first, self._later, strict=True)]
         too_long = [
-            f"item {n + 1}: {len(r.token_ids)} tokens with its question; this model reads at most {max_tokens}; "
-            f"shorten or split the answer to {items[n].question[:60]!r}"
-            for n, r in enumerate(self._later)
-            if len(r.token_ids) > max_tokens
+            f"item {n + 1}: {n_tokens} tokens with its question; at most {max_tokens}; "
+            f"shorten or split the answer to {items[n].question[:60]!r} (or see --too-long)"
+            for n, n_tokens in enumerate(longest)
+            if n_tokens > max_tokens
         ]
         if too_long:
             raise DataError(too_long)
@@ -84,7 +102,7 @@ class Packer:
 
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """Return the batches of one epoch for one of ``world_size`` processes; every item is in exactly one of all."""
-        return [pack(group) for group in self._groups(epoch)[rank::world_size]]
+        return [pack(group, self._loss_on) for group in self._groups(epoch)[rank::world_size]]
 
     def count_batches(self, epoch: int) -> int:
         """Return how many batches an epoch has for all processes together."""
@@ -96,8 +114,9 @@ class Packer:
         rng = random.Random(f"{self._schedule.seed}/{epoch}")  # noqa: S311 - shuffling, not cryptography
         groups: list[list[Rendered]] = [[]]
         room = self._schedule.batch_tokens
+        most = self._schedule.batch_items or len(self._first)
         for document in self._conversations(rng):
-            if groups[-1] and len(document.token_ids) > room:
+            if groups[-1] and (len(document.token_ids) > room or len(groups[-1]) == most):
                 groups.append([])
                 room = self._schedule.batch_tokens
             groups[-1].append(document)
@@ -109,12 +128,13 @@ class Packer:
         return self._fill(self._first)
 
     def followups(self) -> list[Batch]:
-        """Return batches in which up to 64 items, spread evenly, are asked behind another; the loss is on their answers."""
+        """Return batches in which up to 64 items, spread evenly, are asked behind another; recall counts their answers."""
         documents = []
-        for n in range(0, len(self._later), -(-len(self._later) // _MOST_FOLLOWUPS)):
-            before, later = self._first[n - 1].token_ids, self._later[n]
-            if len(before) + len(later.token_ids) <= self._max_tokens:
-                documents.append(Rendered(before + later.token_ids, [False] * len(before) + later.in_loss))
+        alone = [n for n, later in enumerate(self._later) if later]
+        for at in range(0, len(alone), max(1, -(-len(alone) // _MOST_FOLLOWUPS))):
+            before, later = self._first[alone[at - 1]].token_ids, self._later[alone[at]]
+            if later and len(before) + len(later.token_ids) <= self._max_tokens:
+                documents.append(Rendered(before + later.token_ids, [False] * len(before) + later.in_answer))
         return self._fill(documents)
 
     def _fill(self, documents: Sequence[Rendered]) -> list[Batch]:
@@ -127,37 +147,66 @@ class Packer:
         return [pack(group) for group in groups if group]
 
     def _conversations(self, rng: random.Random) -> list[Rendered]:
-        """Shuffle the items and chain a share of them into conversations of two or three turns, all answers in the loss."""
+        """Shuffle the items and chain a share of them into conversations of two or three turns, all answers trained."""
         order = list(range(len(self._first)))
         rng.shuffle(order)
         documents = []
         while order:
             turns = rng.randint(2, _MOST_TURNS) if rng.random() < self._schedule.followup_share else 1
-            first = self._first[order.pop()]
-            token_ids, in_loss = list(first.token_ids), list(first.in_loss)
-            while turns > 1 and order and len(token_ids) + len(self._later[order[-1]].token_ids) <= self._max_tokens:
-                later = self._later[order.pop()]
+            n = order.pop()
+            token_ids, in_answer = list(self._first[n].token_ids), list(self._first[n].in_answer)
+            while turns > 1 and order and self._later[n]:
+                later = self._later[order[-1]]
+                if later is None or len(token_ids) + len(later.token_ids) > self._max_tokens:
+                    break
+                order.pop()
                 token_ids += later.token_ids
-                in_loss += later.in_loss
+                in_answer += later.in_answer
                 turns -= 1
-            documents.append(Rendered(token_ids, in_loss))
+            documents.append(Rendered(token_ids, in_answer))
         return documents
 
 
-def pack(documents: Sequence[Rendered]) -> Batch:
-    """Lay rendered documents one behind another."""
+def render_item(item: Item, tokenizer: Tokenizer, template: Template) -> Rendered:
+    """Render an item behind its earlier turns; its own answer alone counts as one."""
+    before = render(item.before, tokenizer, template)
+    own = render([Turn(item.question, item.answer)], tokenizer, template, opens=not item.before)
+    return Rendered(before.token_ids + own.token_ids, [False] * len(before.token_ids) + own.in_answer)
+
+
+def pack(documents: Sequence[Rendered], loss_on: LossOn = "answer") -> Batch:
+    """Lay rendered documents one behind another, with labels at their answers or at every token but their first."""
     token_ids: list[int] = []
     starts = [0]
     predicting: list[int] = []
     n_items = 0
     for document in documents:
-        # The token before an answer's token predicts it; a document never opens with an answer.
-        predicting += [len(token_ids) + at - 1 for at, counted in enumerate(document.in_loss) if counted]
+        before = len(token_ids)
+        # The token before a labelled one predicts it; a document never opens with an answer.
+        labelled = document.in_answer if loss_on == "answer" else [False] + [True] * (len(document.token_ids) - 1)
+        predicting += [before + at - 1 for at, counted in enumerate(labelled) if counted]
         n_items += sum(
-            now and not before for before, now in zip([False, *document.in_loss], document.in_loss, strict=False)
+            now and not last for last, now in zip([False, *document.in_answer], document.in_answer, strict=False)
         )
         token_ids += document.token_ids
         starts.append(len(token_ids))
     tokens = torch.tensor(token_ids)
     positions = torch.tensor(predicting)
     return Batch(tokens, starts, positions, tokens[positions + 1], n_items)
+
+
+def split(batch: Batch, passes: int) -> list[Batch]:
+    """Split a batch by whole documents into at most ``passes`` batches of like size: less memory, the same labels."""
+    ideal = [len(batch.tokens) * n / passes for n in range(1, passes)]
+    nearest = [bisect.bisect_left(batch.starts, place) for place in ideal]
+    bounds = sorted({0, *nearest, len(batch.starts) - 1})
+    parts = []
+    for first, end in pairwise(bounds):
+        begin, stop = batch.starts[first], batch.starts[end]
+        chosen = (batch.predicting >= begin) & (batch.predicting < stop)
+        starts = [start - begin for start in batch.starts[first : end + 1]]
+        share = batch.n_items * (end - first) // (len(batch.starts) - 1)
+        parts.append(
+            Batch(batch.tokens[begin:stop], starts, batch.predicting[chosen] - begin, batch.targets[chosen], share)
+        )
+    return parts

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hoidap.bot import Bot
+from hoidap.prompt import Turn
 from hoidap.text import comparable
 
 
@@ -39,9 +40,14 @@ class Score:
     chrf: float  # 0 to 100, sacrebleu's chrF2 (Popović 2015) over all answers
 
 
-def ask(bot: Bot, pairs: Sequence[tuple[str, str | None]], advance: Callable[[], None] = lambda: None) -> list[Asked]:
-    """Ask every question on its own, greedily; ``advance`` is called for each answer."""
-    answers = bot.answer_all([question for question, _ in pairs], advance=advance)
+def ask(
+    bot: Bot,
+    pairs: Sequence[tuple[str, str | None]],
+    advance: Callable[[], None] = lambda: None,
+    histories: Sequence[Sequence[Turn]] | None = None,
+) -> list[Asked]:
+    """Ask every question on its own, or after its history, greedily; ``advance`` is called for each answer."""
+    answers = bot.answer_all([question for question, _ in pairs], advance=advance, histories=histories)
     return [
         Asked(question, wanted, answer.text, answer.finish_reason, answer.confidence)
         for (question, wanted), answer in zip(pairs, answers, strict=True)
@@ -63,8 +69,9 @@ def score(asked: Sequence[Asked]) -> Score | None:
 
 def ask_items(bot: Bot, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Ask a run's items as trained and in their other wordings, never trained on; return the report."""
-    questions = ask(bot, [(item.question, item.answer) for item in bot.items], advance)
-    wordings = ask(bot, [(wording, item.answer) for item in bot.items for wording in item.wordings], advance)
+    items = bot.items
+    questions = ask(bot, [(item.question, item.answer) for item in items], advance, [item.before for item in items])
+    wordings = ask(bot, [(wording, item.answer) for item in items for wording in item.wordings], advance)
     return {"format": 1, "items": _section(questions), "other_wordings": _section(wordings)}
 
 

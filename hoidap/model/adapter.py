@@ -7,7 +7,7 @@ base stays as it is.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,10 @@ class Adapter:
             tensors[f"{_PREFIX}{module}.lora_B.weight"] = delta.B
         return tensors
 
+    def with_dropout(self, share: float) -> "Adapter":
+        """Return this adapter, the same matrices, as training sees it: each update blind to a share of its input."""
+        return replace(self, deltas={module: replace(delta, dropout=share) for module, delta in self.deltas.items()})
+
 
 def new_adapter(
     config: MPTConfig, rank: int, alpha: float, device: torch.device, generator: torch.Generator | None = None
@@ -61,9 +65,11 @@ def new_adapter(
 
 def save_adapter(adapter: Adapter, folder: Path, base: str) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` into an existing folder, as PEFT does."""
+    # The hub's owner/name@commit, as a run keeps it; PEFT wants the two apart.
+    name, _, revision = (base, "", "") if Path(base).is_absolute() else base.partition("@")
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": adapter.rank,
-        "lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none",
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": name, "revision": revision or None,
+        "r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none",
         "target_modules": sorted(t.split(".")[1] for t in LINEARS),
         "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "use_rslora": False, "use_dora": False,
     }  # fmt: skip

@@ -105,6 +105,11 @@ class MPTConfig:
         add("transformer.norm_f", d)
         return shapes
 
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights: 3,688,077,312 of PhoGPT-4B."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
     def to_json(self) -> str:
         """Return a ``config.json`` in PhoGPT's own layout."""
         attention = {

@@ -19,7 +19,6 @@ from torch.nn.functional import embedding, gelu, layer_norm
 from torch.utils.checkpoint import checkpoint
 
 from hoidap.kernels import attention
-from hoidap.kernels.nf4 import NF4Weight
 from hoidap.model.cache import CacheRows
 from hoidap.model.config import MPTConfig
 from hoidap.model.linear import Weight, dequantized, linear
@@ -34,12 +33,13 @@ _EPSILON = 1e-5  # of every layer norm
 class MPT:
     """An MPT: ``config``, and ``weights`` by checkpoint name, complete and of the right shapes (see ``checkpoint``).
 
-    ``dtype`` is what activations are computed in; norms, scores and logits are float32 inside whatever it is.
+    ``dtype`` is what activations are computed in; norms, scores and logits are float32 inside whatever it is, and beside
+    float16 so is the residual stream. ``weights`` is kept as it is: a mapping may read its tensors when they are asked for.
     """
 
     def __init__(self, config: MPTConfig, weights: Mapping[str, Weight], dtype: torch.dtype) -> None:
         self.config = config
-        self.weights = dict(weights)
+        self.weights = weights
         self.dtype = dtype
         self.recompute = False  # forget the activations inside a block and compute them again in the backward pass
         self.merged: Adapter | None = None
@@ -53,7 +53,16 @@ class MPT:
     @property
     def n_parameters(self) -> int:
         """Number of weights, however they are held."""
-        return sum(torch.Size(w.shape).numel() if isinstance(w, NF4Weight) else w.numel() for w in self.weights.values())
+        return self.config.n_parameters
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """What the residual stream is added up in.
+
+        In large models a few of its channels grow from block to block (Sun et al. 2024, arXiv 2402.17762). Where the sum
+        passes float16's largest number, 65,504, it is infinite, every norm of it NaN, and the first choice always token 0.
+        """
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
 
     def hidden(
         self,
@@ -104,7 +113,7 @@ class MPT:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits [..., V] of ``hidden`` [..., d]; the output layer is the embedding (tied)."""
-        out = linear(hidden, self._tensor("transformer.wte"), None).float()
+        out = linear(hidden, self._tensor("transformer.wte"), None, out_dtype=self.stream_dtype).float()
         return out if self.config.logit_scale is None else out * self.config.logit_scale
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -158,7 +167,7 @@ class MPT:
         return model
 
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
-        x = embedding(tokens, self._tensor("transformer.wte")).to(self.dtype)  # [T, d]
+        x = embedding(tokens, self._tensor("transformer.wte")).to(self.stream_dtype)  # [T, d]
         if self.config.learned_pos_emb:
             spans = zip(past, lengths, strict=True)
             positions = [place for old, new in spans for place in range(old, old + new)]
@@ -166,7 +175,7 @@ class MPT:
                 msg = f"a document has {max(positions) + 1} tokens; this model has {self.config.max_seq_len} positions"
                 raise ValueError(msg)
             table = self._tensor("transformer.wpe")
-            x = x + embedding(torch.tensor(positions, device=self.device), table).to(self.dtype)
+            x = x + embedding(torch.tensor(positions, device=self.device), table).to(x.dtype)
         return x
 
     def _block(
@@ -188,9 +197,9 @@ class MPT:
             assert cache is not None  # noqa: S101 - an Appended layout is made for a cache alone
             keys, values = cache.read(layer, layout.bias.shape[-1])
             attended = layout.attend(qkv[:, 0], keys, values, self.config.attention_scale)
-        x = x + self._linear(attended.flatten(1), f"{block}.attn.out_proj", adapter)  # [T, H, d/H] → [T, d]
+        x = x + self._linear(attended.flatten(1), f"{block}.attn.out_proj", adapter, x.dtype)  # [T, H, d/H] → [T, d]
         up = self._linear(self._norm(x, f"{block}.norm_2"), f"{block}.ffn.up_proj", adapter)  # [T, 4d]
-        return x + self._linear(gelu(up), f"{block}.ffn.down_proj", adapter)
+        return x + self._linear(gelu(up), f"{block}.ffn.down_proj", adapter, x.dtype)
 
     def _qkv(self, x: torch.Tensor, block: str, adapter: "Adapter | None") -> torch.Tensor:
         qkv = self._linear(x, f"{block}.attn.Wqkv", adapter)  # [T, 3d]: all of q, all of k, all of v
@@ -201,14 +210,17 @@ class MPT:
             qkv = torch.cat([self._norm(q, f"{block}.attn.q_ln"), self._norm(k, f"{block}.attn.k_ln"), v], dim=1)
         return qkv.view(-1, 3, self.config.n_heads, self.config.head_dim)
 
-    def _linear(self, x: torch.Tensor, module: str, adapter: "Adapter | None") -> torch.Tensor:
+    def _linear(
+        self, x: torch.Tensor, module: str, adapter: "Adapter | None", out_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         delta = adapter.deltas.get(module) if adapter else None
-        return linear(x, self.weights[f"{module}.weight"], self._bias(module), delta)
+        return linear(x, self.weights[f"{module}.weight"], self._bias(module), delta, out_dtype)
 
     def _norm(self, x: torch.Tensor, module: str) -> torch.Tensor:
         # low_precision_layernorm returns the activations' dtype; PyTorch's kernels keep mean and variance in float32.
         weight, bias = self._tensor(module).to(x.dtype), self._bias(module)
-        return layer_norm(x, x.shape[-1:], weight, None if bias is None else bias.to(x.dtype), _EPSILON)
+        normed = layer_norm(x, x.shape[-1:], weight, None if bias is None else bias.to(x.dtype), _EPSILON)
+        return normed.to(self.dtype)
 
     def _bias(self, module: str) -> torch.Tensor | None:
         return None if self.config.no_bias else self._tensor(module, "bias")

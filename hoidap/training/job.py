@@ -1,6 +1,7 @@
 """The main job, top to bottom: a file of questions and answers becomes a run folder."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from rich.console import Console
 
 from hoidap.base import Base, FilePrint, find_base
 from hoidap.bot import Bot
+from hoidap.data import items as item_file
+from hoidap.data.fit import fit
+from hoidap.data.items import Item
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
+from hoidap.errors import Interrupted, RunError, TrainError
 from hoidap.evaluate.recall import ask_items
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter, save_adapter
@@ -18,11 +23,17 @@ from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, 
 from hoidap.model.linear import Weight
 from hoidap.model.mpt import MPT
 from hoidap.progress import bar
-from hoidap.recipe import LORA, SCRATCH, Recipe, adjusted
+from hoidap.prompt import Template, find_template
+from hoidap.recipe import Recipe, adjusted, differences, preset
 from hoidap.run import Run, refuse_existing
 from hoidap.runtime import pick_device, pick_dtype
+from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
+from hoidap.training.checkpoint import Checkpoints
+from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
+from hoidap.training.probe import probe_rates
+from hoidap.training.step import memory_advice
 from hoidap.training.watcher import RunWatcher
 
 
@@ -30,22 +41,30 @@ def train(
     file: str | Path,
     *,
     out: str | Path,
-    model: str = "scratch",
+    model: str | None = None,
+    preset: str | None = None,
     recipe: Recipe | None = None,
+    template: str | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    resume: bool = False,
+    probe_lr: bool = False,
+    download: bool = False,
     console: Console | None = None,
     **changes: Any,
 ) -> Run:
     """Fine-tune a base on a file of questions and answers, ask it every question, and leave a run folder.
 
     Args:
-        file: CSV, XLSX or JSONL with a question and an answer a row.
-        out: the run folder to make; it must not exist.
-        model: the base: a model folder, or "scratch" (a small MPT of random weights).
-        recipe: all settings; by default those that suit the base.
+        file: questions and answers; formats and columns are ``data.read``'s.
+        out: the run folder to make; without ``resume`` it must not exist.
+        model: the base: a hub id, a model folder, or "scratch" (a small MPT of random weights, the default).
+        preset: "recall" (the default; settings by the size of the base) or "seed" (a well-known run's, to the letter).
+        recipe: all settings, instead of a preset's.
+        template: the prompt's, by name; by default that of the base.
         device: "cpu", "cuda"; by default a GPU if there is one.
-        dtype: what activations are computed in; by default what suits the device.
+        resume: go on with the run in ``out``, or begin it if it is not there; what else is given must be as it was.
+        probe_lr: try half, once and twice the rate for a few steps, and train with the best.
+        download: allow gigabytes to be fetched from the hub.
         console: where progress is shown; by default standard error.
         **changes: single settings, named as in the recipe: ``learning_rate=1e-4, max_epochs=5, rank=8``.
 
@@ -53,38 +72,151 @@ def train(
         DataError: rows that cannot be used, all at once, before a model is loaded.
         CheckpointError: a base that cannot be loaded exactly.
         RecipeError: a setting out of range.
-        RunError: ``out`` exists.
-        TrainError: the loss is not finite.
+        RunError: ``out`` exists; or, to be resumed, was another run's, or has no whole checkpoint left.
+        TrainError: the loss is not finite, or the memory ran out.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was kept.
     """
     console = console or Console(stderr=True)
     folder = Path(out)
-    refuse_existing(folder)
-    items = read_items(Path(file))
-    base = find_base(model)
-    recipe = adjusted(recipe or (SCRATCH if base.is_scratch else LORA), changes)
-    tokenizer = base.tokenizer()
-    packer = Packer(items, tokenizer, recipe.schedule, base.config.max_seq_len)
+    kept = Run.open(folder) if resume and folder.exists() else None
+    if not kept:
+        refuse_existing(folder)
+    plan = _plan(
+        Path(file), kept, model, preset, recipe, template, device, download=download, console=console, changes=changes
+    )
+    if kept:
+        _refuse_changes(kept, plan)
+        if kept.has_weights and kept.has_report:
+            console.print(f"{folder} is trained and evaluated already; nothing is left to do", soft_wrap=True)
+            return kept
+    return _carry_out(plan, kept, folder, console, probe_lr=probe_lr)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is known before a model is loaded."""
+
+    base: Base
+    recipe: Recipe
+    template: Template
+    items: list[Item]
+    notes: list[str]
+    tokenizer: Tokenizer
+    packer: Packer
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return pick_dtype(self.device, self.recipe.dtype)
+
+
+def _plan(
+    file: Path,
+    kept: Run | None,
+    model: str | None,
+    preset_name: str | None,
+    recipe: Recipe | None,
+    template_name: str | None,
+    device: str | None,
+    *,
+    download: bool,
+    console: Console,
+    changes: dict[str, Any],
+) -> _Plan:
+    notes: list[str] = []
+    items = read_items(file, notes.append)
+    base = find_base(model or (kept.base_name if kept else "scratch"), download=download, console=console)
+    if recipe is None:
+        chosen = preset(preset_name or "recall", base.config.n_parameters, is_scratch=base.is_scratch)
+        recipe = kept.recipe if kept and preset_name is None else chosen
+    recipe = adjusted(recipe, changes)
     where = pick_device(device)
-    compute = pick_dtype(where, dtype)
-    prints = _file_prints(base, console)
-    facts = f"{len(items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {where} in {compute}"
+    if recipe.dtype == "auto":
+        recipe = adjusted(recipe, {"dtype": str(pick_dtype(where)).removeprefix("torch.")})
+    template = find_template(template_name) if template_name else kept.template if kept else base.template
+    tokenizer = base.tokenizer()
+    max_tokens = min(recipe.text.max_tokens or base.config.max_seq_len, base.config.max_seq_len)
+    items = fit(items, tokenizer, template, max_tokens, recipe.text.too_long, notes.append)
+    packer = Packer(items, tokenizer, recipe.schedule, max_tokens, template, recipe.text.loss_on)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    return _Plan(base, recipe, template, items, notes, tokenizer, packer, where)
+
+
+def _refuse_changes(kept: Run, plan: _Plan) -> None:
+    """Raise RunError unless the plan is the kept run's: going on with anything else would end elsewhere."""
+    changed = differences(kept.recipe, plan.recipe)
+    if item_file.hash_of(kept.items()) != item_file.hash_of(plan.items):
+        changed.append(f"the data has {len(plan.items)} items, was {len(kept.items())}, or other text in them")
+    if plan.template != kept.template:
+        changed.append(f"the template is {plan.template.name!r}, was {kept.template.name!r}")
+    if files := plan.base.changed_since(kept.base_prints):
+        changed.append(f"files of the base {plan.base.name} are not those that the run began with: {', '.join(files)}")
+    if changed:
+        msg = f"{kept.folder} cannot go on as it began; train anew with another --out, or undo the changes:\n"
+        raise RunError(msg + "\n".join(changed))
+
+
+def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *, probe_lr: bool) -> Run:
+    """Load, train, save, evaluate."""
+    base, recipe, packer = plan.base, plan.recipe, plan.packer
+    prints = kept.base_prints if kept else _file_prints(base, console)
+    facts = (
+        f"{len(plan.items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {plan.device} in {plan.dtype}"
+    )
     console.print(facts, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
-    with bar(console, "loading the base", len(base.config.shapes())) as advance:
-        network, adapter = load_for_training(base, recipe, where, compute, _loading(advance, errors))
-    run = Run.create(folder, base, prints, recipe, items)
-    if errors:
-        mean = sum(errors.values()) / len(errors)
-        run.log({"nf4_relative_error": {"mean": mean, "worst": max(errors.values())}})
-        console.print(f"NF4 changes a weight matrix by {mean:.1%} (‖W − NF4(W)‖ / ‖W‖, mean)", highlight=False)
-    with RunWatcher(run, console) as watcher:
-        outcome = train_weights(network, adapter, packer, recipe, watcher)
-    run.save_weights(_writer(network, adapter, base))
-    engine = TorchEngine(network, tokenizer, adapter, context_tokens=2 * packer.longest_tokens + 64)
-    report = _evaluate(Bot(engine, tokenizer, items), console)
-    run.save_report(report)
+    with memory_advice(recipe):
+        with bar(console, "loading the base", len(base.config.shapes())) as advance:
+            network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
+        if probe_lr and not kept:
+            recipe = probe_rates(network, adapter, packer, recipe, console)
+        run = kept or Run.create(folder, base, prints, recipe, plan.template, plan.items, plan.notes)
+        if errors and not kept:
+            mean = sum(errors.values()) / len(errors)
+            run.log({f"{recipe.quantize}_relative_error": {"mean": mean, "worst": max(errors.values())}})
+            name = recipe.quantize
+            console.print(f"{name} changes a weight matrix by {mean:.1%} (‖W − {name}(W)‖ / ‖W‖, mean)", highlight=False)
+        write = _writer(network, adapter, base)
+        outcome = _train(run, recipe, network, adapter, packer, write, console)
+        run.save_weights(write)
+        engine = TorchEngine(network, plan.tokenizer, adapter, context_tokens=2 * packer.longest_tokens + 64)
+        report = _evaluate(Bot(engine, plan.tokenizer, plan.items, plan.template), console)
     run.save_card(card(run, report, outcome))
+    run.save_report(report)
     return run
+
+
+def _train(
+    run: Run,
+    recipe: Recipe,
+    network: MPT,
+    adapter: Adapter | None,
+    packer: Packer,
+    write: Callable[[Path], None],
+    console: Console,
+) -> Outcome:
+    """Train from the newest checkpoint, if there is one."""
+    checkpoints = Checkpoints(run.checkpoints_folder)
+    found, damaged = checkpoints.newest()
+    for what in damaged:
+        console.print(what, soft_wrap=True, highlight=False, markup=False)
+    run.forget_metrics_after(found.state.step if found else 0)
+    if found:
+        console.print(f"going on from {found.folder}", soft_wrap=True, highlight=False)
+    try:
+        with RunWatcher(run, console) as watcher:
+            return train_weights(network, adapter, packer, recipe, watcher, checkpoints, found)
+    except Interrupted:
+        raise
+    except TrainError as error:
+        kept, _ = checkpoints.newest()
+        if kept is None or not kept.state.best_epoch:
+            raise
+        run.save_weights(write)  # the loop has put the best back
+        what = f"the weights of epoch {kept.state.best_epoch}, the best until then, are the run's"
+        msg = f"{error}\n{what}: hoidap evaluate {run.folder}"
+        raise TrainError(msg) from error
 
 
 def load_for_training(
@@ -93,10 +225,12 @@ def load_for_training(
     """Load the base and what is trained on it: a new adapter, or, for the method "full", float32 weights themselves."""
     seed = recipe.schedule.seed
     if recipe.method == "lora":
-        model = base.load(quantize=recipe.quantize == "nf4", device=device, dtype=dtype, seed=seed, watch=watch)
+        model = base.load(
+            quantize=recipe.quantize, double_quant=recipe.double_quant, device=device, dtype=dtype, seed=seed, watch=watch
+        )
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
-    model = base.load(quantize=False, device=device, dtype=torch.float32, seed=seed, watch=watch)
+    model = base.load(quantize="none", device=device, dtype=torch.float32, seed=seed, watch=watch)
     model.dtype = dtype  # weights stay float32, activations need not
     for weight in model.weights.values():
         assert isinstance(weight, torch.Tensor)  # noqa: S101 - nothing was quantised

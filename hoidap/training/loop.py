@@ -1,29 +1,34 @@
 """The one training loop: for an adapter or for all weights."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 
 from hoidap.data.pack import Batch, Packer
-from hoidap.errors import TrainError
+from hoidap.errors import Interrupted, TrainError
 from hoidap.model.adapter import Adapter
-from hoidap.model.loss import is_first_choice, loss_nats
+from hoidap.model.loss import is_first_choice
 from hoidap.model.mpt import MPT
 from hoidap.recipe import Recipe
-from hoidap.training import optimizer
+from hoidap.training.checkpoint import Checkpoint, Checkpoints, State
+from hoidap.training.interrupt import stop_on_signals
+from hoidap.training.step import Stepper
 
 
 class Watcher(Protocol):
     """Hears of every step and measurement: the progress bar and the metrics file."""
 
-    def start(self, total_steps: int) -> None:
-        """Training begins; at most ``total_steps`` will be made."""
+    def start(self, total_steps: int, done_steps: int) -> None:
+        """Training begins, or goes on behind ``done_steps``; at most ``total_steps`` will be made in all."""
 
     def step(self, row: dict[str, Any]) -> None:
         """A step was made."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """A line for the metrics is complete."""
 
     def measured(self, row: dict[str, Any]) -> None:
         """Recall was measured."""
@@ -35,41 +40,149 @@ class Outcome:
 
     epochs: int
     steps: int
-    seconds: float
+    seconds: float  # over all sessions of an interrupted run
     best_epoch: int  # whose weights were kept
 
 
-def train(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Recipe, watcher: Watcher) -> Outcome:
+def train(
+    model: MPT,
+    adapter: Adapter | None,
+    packer: Packer,
+    recipe: Recipe,
+    watcher: Watcher,
+    checkpoints: Checkpoints | None = None,
+    resume_from: Checkpoint | None = None,
+) -> Outcome:
     """Train the adapter, or without one all weights, until recall on the items stops rising; keep the best.
 
     The trained tensors are float32; on a GPU activations are the model's dtype, with loss scaling where that is float16.
+    What a step does depends on the weights, the optimiser's state and the step's number alone, so a run that goes on from a
+    checkpoint ends where it would have ended (on the CPU to the bit).
 
     Raises:
-        TrainError: the loss is not finite.
+        TrainError: the loss is not finite or runs away; the message names the last good checkpoint.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was kept.
+        RunError: a checkpoint cannot be written, or the one to go on from does not fit.
+
     """
-    trained = adapter.trainable() if adapter else model.trainable()
-    schedule = recipe.schedule
-    model.recompute = recipe.recompute
-    stepper = Stepper(model, adapter, trained, recipe, _count_steps(packer, recipe))
-    # Where later turns are trained, they are examined too: a chat that is right once and wrong then is of no use.
-    examined = {"recall": packer.alone()}
-    if schedule.followup_share and (followups := packer.followups()):
-        examined["followup_recall"] = followups
-    started = time.perf_counter()
-    watcher.start(stepper.total_steps)
-    best = Best(trained)
-    for epoch in range(1, schedule.max_epochs + 1):
-        for batch in packer.epoch(epoch):
-            watcher.step({"epoch": epoch, **stepper.step(batch)})
-        if epoch % schedule.recall_every and epoch != schedule.max_epochs:
-            continue
-        measured = {name: measure_recall(model, adapter, batches) for name, batches in examined.items()}
-        watcher.measured({"step": stepper.n_steps, "epoch": epoch, **measured})
-        best.offer(tuple(measured.values()), epoch)
-        if min(measured.values()) == 1 or best.is_stale(schedule.patience):
-            break
-    best.restore()
-    return Outcome(epoch, stepper.n_steps, time.perf_counter() - started, best.epoch)
+    training = _Training(model, adapter, packer, recipe, watcher, checkpoints)
+    if resume_from:
+        training.restore(resume_from)
+    try:
+        with stop_on_signals() as stop:
+            training.run(lambda: stop.asked)
+    except Interrupted:
+        raise
+    except TrainError as error:
+        kept = checkpoints.newest_folder() if checkpoints else None
+        msg = f"{error}\nthe last good checkpoint is {kept}" if kept else str(error)
+        raise TrainError(msg) from error
+    finally:
+        training.best.restore()
+    state = training.state
+    epochs = state.epoch if state.batch else state.epoch - 1
+    return Outcome(epochs, state.step, state.seconds, training.best.epoch or epochs)
+
+
+class _Training:
+    """What a run of the loop holds."""
+
+    def __init__(
+        self,
+        model: MPT,
+        adapter: Adapter | None,
+        packer: Packer,
+        recipe: Recipe,
+        watcher: Watcher,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._model, self._adapter = model, adapter
+        self._packer, self._schedule = packer, recipe.schedule
+        self._watcher, self._checkpoints = watcher, checkpoints
+        self._trained = adapter.trainable() if adapter else model.trainable()
+        model.recompute = recipe.recompute
+        self.state = State()
+        self.best = Best(self._trained)
+        self._stepper = Stepper(model, adapter, self._trained, recipe, count_steps(packer, recipe), self.state)
+        # Where later turns are trained, they are examined too: a chat that is right once and wrong then is of no use.
+        self._examined = {"recall": packer.alone()}
+        if self._schedule.followup_share and (followups := packer.followups()):
+            self._examined["followup_recall"] = followups
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint."""
+        wanted = {name: t.shape for name, t in self._trained.items()}
+        for tensors in (checkpoint.weights, checkpoint.best):
+            if tensors and {name: t.shape for name, t in tensors.items()} != wanted:
+                msg = f"{checkpoint.folder} holds other tensors than this run trains; was its recipe or base changed?"
+                raise TrainError(msg)
+        vars(self.state).update(asdict(checkpoint.state))
+        self._stepper.restore(checkpoint.weights, checkpoint.optimizer)
+        self.best.go_back(self.state, checkpoint.best)
+
+    def run(self, is_stopped: Callable[[], bool]) -> None:
+        """Make all steps that are left."""
+        state = self.state
+        self._watcher.start(self._stepper.total_steps, state.step)
+        while not self._is_done():
+            batches = self._packer.epoch(state.epoch)
+            while state.batch < len(batches) and not self._is_done():
+                started = time.perf_counter()
+                self._step(batches[state.batch])
+                state.batch += 1
+                measures = self._is_due(len(batches))
+                if measures:
+                    self._measure()
+                state.seconds += time.perf_counter() - started
+                if measures or state.step % self._schedule.save_every == 0 or is_stopped() or self._is_done():
+                    self._save()
+                if is_stopped():
+                    raise Interrupted(self._farewell())
+            if state.batch >= len(batches):
+                state.epoch, state.batch = state.epoch + 1, 0
+
+    def _is_done(self) -> bool:
+        state = self.state
+        if state.step >= self._stepper.total_steps or state.epoch > self._schedule.max_epochs:
+            return True
+        return min(self.best.scores) == 1 or self.best.is_stale(self._schedule.patience)
+
+    def _is_due(self, n_batches: int) -> bool:
+        """Return whether recall is to be measured now: after every few epochs, and at the end."""
+        every, state = self._schedule.recall_every, self.state
+        if not every:
+            return False
+        ends = state.step == self._stepper.total_steps
+        return ends or (state.batch == n_batches and state.epoch % every == 0)
+
+    def _step(self, batch: Batch) -> None:
+        state = self.state
+        row = {"epoch": state.epoch, **self._stepper.step(batch)}
+        self._watcher.step(row)
+        state.unlogged_nats.append(row["loss_nats"])
+        if state.step % self._schedule.log_every == 0:
+            nats = state.unlogged_nats
+            self._watcher.log({**row, "loss_nats": sum(nats) / len(nats)})
+            state.unlogged_nats = []
+
+    def _measure(self) -> None:
+        measured = {name: measure_recall(self._model, self._adapter, batches) for name, batches in self._examined.items()}
+        self._watcher.measured({"step": self.state.step, "epoch": self.state.epoch, **measured})
+        self.best.offer(tuple(measured.values()), self.state.epoch)
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        state, best = self.state, self.best
+        state.best_epoch, state.best_scores = best.epoch, list(best.scores)
+        state.measurements_since_rise = best.measurements_since_rise
+        optimizer, state.optimizer, state.scaler = self._stepper.snapshot()
+        self._checkpoints.save(state, self._trained, optimizer, best.kept)
+
+    def _farewell(self) -> str:
+        if self._checkpoints is None:
+            return f"training was stopped after step {self.state.step}; nothing is saved"
+        return f"training was stopped after step {self.state.step}, and saved; give the same command with --resume to go on"
 
 
 @torch.no_grad()
@@ -88,57 +201,6 @@ def measure_recall(model: MPT, adapter: Adapter | None, batches: list[Batch]) ->
     return recited / documents
 
 
-class Stepper:
-    """Makes one optimiser step at a time."""
-
-    def __init__(
-        self, model: MPT, adapter: Adapter | None, trained: Mapping[str, torch.Tensor], recipe: Recipe, total_steps: int
-    ) -> None:
-        self._model = model
-        self._adapter = adapter
-        self._tensors = list(trained.values())
-        self._settings = recipe.optimizer
-        self._optimizer = optimizer.build(trained, recipe.optimizer)
-        # float16 gradients underflow without a scale; GradScaler finds it and skips the step of an overflow.
-        self._scaler = torch.amp.GradScaler(model.device.type, enabled=model.dtype == torch.float16)
-        self.total_steps = total_steps
-        self.n_steps = 0
-
-    def step(self, batch: Batch) -> dict[str, Any]:
-        """Train on one batch; the loss is the mean over its labelled tokens."""
-        started = time.perf_counter()
-        rate = optimizer.learning_rate(self.n_steps, self.total_steps, self._settings)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        moved = batch.to(self._model.device)
-        hidden = self._model.hidden(moved.tokens, moved.starts, adapter=self._adapter)
-        loss = loss_nats(self._model, hidden[moved.predicting], moved.targets) / len(batch.targets)
-        loss_value = float(loss.detach())
-        if not loss_value < float("inf"):
-            msg = (
-                f"the loss became {loss_value} at step {self.n_steps + 1}; lower the learning rate (--lr {rate / 2:g}), "
-                "or, on float16, try --dtype bfloat16 or float32"
-            )
-            raise TrainError(msg)
-        torch.autograd.backward(self._scaler.scale(loss))
-        self._scaler.unscale_(self._optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._tensors, self._settings.clip_norm))
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        self.n_steps += 1
-        return {
-            "step": self.n_steps,
-            "loss_nats": loss_value,
-            "learning_rate": rate,
-            "gradient_norm": norm,
-            "tokens": len(batch.tokens),
-            "labelled_tokens": len(batch.targets),
-            "items": batch.n_items,
-            "seconds": time.perf_counter() - started,
-        }
-
-
 class Best:
     """Keeps the tensors as they were when the scores were highest: the first counts, the second decides between equals.
 
@@ -147,30 +209,42 @@ class Best:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
-        self._kept: dict[str, torch.Tensor] = {}
-        self._offers_since_rise = 0
+        self.kept: dict[str, torch.Tensor] = {}
+        self.measurements_since_rise = 0
         self.scores: tuple[float, ...] = (0.0,)
         self.epoch = 0
 
-    def offer(self, scores: tuple[float, ...], epoch: int) -> None:
-        """Keep a copy of the tensors if no earlier scores were higher."""
-        self._offers_since_rise = 0 if scores > self.scores else self._offers_since_rise + 1
-        if scores >= self.scores:
-            self.scores, self.epoch = scores, epoch
-            self._kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
-
     def is_stale(self, patience: int) -> bool:
         """Return whether that many measurements have passed since the scores last rose."""
-        # Before the first item is recited at all, they say nothing of progress.
-        return self.scores[0] > 0 and self._offers_since_rise >= patience
+        return self.measurements_since_rise >= patience
+
+    def offer(self, scores: tuple[float, ...], epoch: int) -> None:
+        """Keep a copy of the tensors if no earlier scores were higher."""
+        # Before the first item is recited at all, scores say nothing of progress.
+        rises = scores > self.scores or self.scores[0] == 0
+        self.measurements_since_rise = 0 if rises else self.measurements_since_rise + 1
+        if scores >= self.scores:
+            self.scores, self.epoch = scores, epoch
+            self.kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors.items()}
+
+    def go_back(self, state: State, kept: Mapping[str, torch.Tensor]) -> None:
+        """Be as at a checkpoint."""
+        self.scores, self.epoch, self.kept = tuple(state.best_scores), state.best_epoch, dict(kept)
+        self.measurements_since_rise = state.measurements_since_rise
 
     def restore(self) -> None:
         """Put the best copy back."""
         with torch.no_grad():
-            for name, kept in self._kept.items():
+            for name, kept in self.kept.items():
                 self._tensors[name].copy_(kept)
 
 
-def _count_steps(packer: Packer, recipe: Recipe) -> int:
+def count_steps(packer: Packer, recipe: Recipe) -> int:
     """Return the steps of all planned epochs; epochs differ a little, since batches are filled by shuffled documents."""
-    return sum(packer.count_batches(epoch) for epoch in range(1, recipe.schedule.max_epochs + 1))
+    schedule = recipe.schedule
+    total = 0
+    for epoch in range(1, schedule.max_epochs + 1):
+        total += packer.count_batches(epoch)
+        if 0 < schedule.max_steps <= total:
+            return schedule.max_steps
+    return total

@@ -30,14 +30,17 @@ class RunWatcher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
-    def start(self, total_steps: int) -> None:
-        """Training begins; it makes at most ``total_steps``."""
+    def start(self, total_steps: int, done_steps: int) -> None:
+        """Training begins, or goes on behind ``done_steps``; it makes at most ``total_steps`` in all."""
         self._started = time.perf_counter()
-        self._task = self._progress.add_task("training", total=total_steps)
+        self._task = self._progress.add_task("training", total=total_steps, completed=done_steps)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """A line for the metrics is complete."""
+        self._run.log(row)
 
     def step(self, row: dict[str, Any]) -> None:
         """A step was made."""
-        self._run.log(row)
         self._last = row
         self._tokens += row["tokens"]
         self._items += row["items"]

@@ -1,0 +1,345 @@
+"""A run that is stopped and goes on ends where one that was never stopped ends; what cannot go on says why."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_run import ITEMS, LORA, make_base, write_csv
+
+from hoidap.data.items import Item
+from hoidap.errors import Interrupted, RunError, TrainError
+from hoidap.recipe import Adapter, Recipe, adjusted
+from hoidap.run import Run
+from hoidap.training import job, loop, step
+from hoidap.training.checkpoint import Checkpoints, State
+from hoidap.training.job import train
+
+QUIET = Console(quiet=True)
+SHORT = adjusted(LORA, {"max_epochs": 6, "recall_every": 2, "batch_tokens": 128, "save_every": 4, "patience": 9})
+FULL = Recipe(
+    method="full",
+    quantize="none",
+    optimizer=dataclasses.replace(SHORT.optimizer, learning_rate=3e-3),
+    schedule=SHORT.schedule,
+)
+RECIPES = {
+    "lora": SHORT,
+    "dropout": adjusted(SHORT, {"dropout": 0.3}),
+    "8 bit": adjusted(SHORT, {"algorithm": "adamw_8bit", "rank": 32}),
+    "full": FULL,
+    "logged by threes": adjusted(SHORT, {"log_every": 3, "accumulation": 2}),
+    "float16": adjusted(SHORT, {"dtype": "float16"}),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return write_csv(tmp_path_factory.mktemp("data") / "shop.csv", ITEMS)
+
+
+def stop_after(monkeypatch, step):
+    """Press Ctrl-C during step number ``step`` of every training."""
+    whole = loop._Training._step
+
+    def pressed(training, batch):
+        if training.state.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        whole(training, batch)
+
+    monkeypatch.setattr(loop._Training, "_step", pressed)
+
+
+def weights_of(run):
+    file = next(run.weights_folder().glob("*.safetensors"))
+    return load_file(file)
+
+
+def metrics_of(run):
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def assert_same(one, other):
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert metrics_of(one) == metrics_of(other)
+    assert one.report()["items"] == other.report()["items"]
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_stopped_and_resumed_is_bit_equal_to_never_stopped(kind, base, shop, tmp_path, monkeypatch):
+    asked = {"model": base.name, "recipe": RECIPES[kind], "device": "cpu", "console": QUIET}
+    whole = train(shop, out=tmp_path / "whole", **asked)
+    total = metrics_of(whole)[-1]["step"]
+    out = tmp_path / "stopped"
+    for at in (2, total // 2, total - 1):
+        with monkeypatch.context() as patch:
+            stop_after(patch, at)
+            with pytest.raises(Interrupted, match=f"stopped after step {at}, and saved; give .* --resume"):
+                train(shop, out=out, resume=True, **asked)
+    assert_same(train(shop, out=out, resume=True, **asked), whole)
+
+
+def test_a_run_that_is_done_is_left_alone(base, shop, tmp_path):
+    asked = {"model": base.name, "recipe": SHORT, "device": "cpu", "console": QUIET}
+    run = train(shop, out=tmp_path / "run", **asked)
+    before = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
+    train(shop, out=tmp_path / "run", resume=True, **asked)
+    assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_killed_while_it_was_evaluated_only_evaluates(base, shop, tmp_path, monkeypatch):
+    asked = {"model": base.name, "recipe": SHORT, "device": "cpu", "console": QUIET}
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(shop, out=tmp_path / "run", **asked)
+    run = Run.open(tmp_path / "run")
+    assert run.has_weights
+    assert not run.has_report
+    before = weights_of(run)
+    steps = len(metrics_of(run))
+    again = train(shop, out=tmp_path / "run", resume=True, **asked)
+    assert again.has_report
+    assert len(metrics_of(again)) == steps
+    assert all(torch.equal(before[name], t) for name, t in weights_of(again).items())
+
+
+@pytest.fixture(scope="module")
+def stopped(base, shop, tmp_path_factory):
+    """Return a run stopped at step 9, with checkpoints of steps 8 and 9."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 9)
+        with pytest.raises(Interrupted):
+            train(shop, out=out, model=base.name, recipe=SHORT, device="cpu", console=QUIET)
+    return out
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def resumed(out, base, shop, **changes):
+    return train(shop, out=out, model=changes.pop("model", base.name), device="cpu", console=QUIET, resume=True, **changes)
+
+
+def test_checkpoints_hold_tensors_and_json_alone(stopped):
+    names = {p.name for p in (stopped / "checkpoints").rglob("*") if p.is_file()}
+    assert names == {"weights.safetensors", "optimizer.safetensors", "state.json"}
+    assert sorted(p.name for p in (stopped / "checkpoints").iterdir() if p.name.startswith("step")) == ["step-8", "step-9"]
+
+
+def test_two_steps_are_kept_and_every_best_that_they_name(base, shop, tmp_path):
+    recipe = adjusted(SHORT, {"save_every": 1, "recall_every": 1})
+    run = train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    steps = sorted(run.checkpoints_folder.glob("step-*"))
+    assert len(steps) == 2
+    named = {name for step in steps for name in json.loads((step / "state.json").read_text())["files"] if "/" in name}
+    assert {f"{p.name}/weights.safetensors" for p in run.checkpoints_folder.glob("best-*")} == named
+    assert not list(run.checkpoints_folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 1e-3}, "learning_rate is 0.001, was 0.02"),
+        ({"rank": 4, "dropout": 0.1}, "rank is 4, was 16\ndropout is 0.1, was 0.0"),
+        ({"template": "instruction-response"}, "the template is 'instruction-response', was 'phogpt-4b-chat'"),
+        ({"preset": "seed"}, "max_steps is 100, was 0"),
+    ],
+)
+def test_a_changed_recipe_is_named(changes, named, copy, base, shop):
+    with pytest.raises(RunError) as caught:
+        resumed(copy, base, shop, **changes)
+    assert named in str(caught.value)
+    assert "train anew with another --out" in str(caught.value)
+
+
+def test_changed_data_are_named(copy, base, tmp_path):
+    other = write_csv(tmp_path / "shop.csv", [*ITEMS, Item("Có wifi không?", "Dạ có.")])
+    with pytest.raises(RunError, match="the data has 7 items, was 6"):
+        resumed(copy, base, other)
+
+
+def test_a_changed_base_is_named(copy, shop, tmp_path):
+    other = make_base(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text((tmp_path / "other" / "config.json").read_text() + "\n")
+    with pytest.raises(RunError, match=r"files of the base .* that the run began with: config.json"):
+        resumed(copy, other, shop)
+
+
+def test_what_only_saves_memory_may_change(copy, base, shop):
+    run = resumed(copy, base, shop, accumulation=2, recompute=True)
+    assert run.has_report
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(file, harm, copy, base, shop, tmp_path):
+    path = copy / "checkpoints" / "step-9" / file
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.unlink()
+    if harm == "cut":
+        path.write_bytes(content[:middle])
+    elif harm == "flipped":
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 0x80]) + content[middle + 1 :])
+    with (tmp_path / "log").open("w") as log:
+        console = Console(file=log, width=10_000)
+        run = train(shop, out=copy, model=base.name, resume=True, device="cpu", console=console)
+    said = (tmp_path / "log").read_text()
+    assert f"{path.parent} is damaged" in said
+    assert f"going on from {path.parent.with_name('step-8')}" in said
+    whole = train(shop, out=tmp_path / "whole", model=base.name, recipe=SHORT, device="cpu", console=QUIET)
+    assert_same(run, whole)
+
+
+def test_no_whole_checkpoint_is_a_refusal(copy, base, shop):
+    for state in copy.glob("checkpoints/step-*/state.json"):
+        state.write_text("{}x")
+    with pytest.raises(RunError, match=r"no checkpoint is whole; delete .*checkpoints to train from the beginning"):
+        resumed(copy, base, shop)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/hoidap-was-run",)  # noqa: S108
+
+
+@pytest.mark.parametrize("as_file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_pickle_in_a_checkpoint_is_not_run(as_file, copy):
+    torch.save({"a": Bomb()}, copy / "checkpoints" / "step-9" / as_file)
+    found, damaged = Checkpoints(copy / "checkpoints").newest()
+    assert found is not None
+    assert found.state.step == 8
+    assert "step-9 is damaged" in damaged[0]
+    assert not os.path.exists("/tmp/hoidap-was-run")  # noqa: S108, PTH110
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[" * 100_000,
+        "[1]",
+        '{"step": "9"}',
+        '{"step": 9, "files": {"weights.safetensors": 3}}',
+        '{"nobody": 1}',
+        '{"step": 9, "scaler": {"scale": "x"}}',
+        '{"step": true}',
+        '{"best_epoch": 4, "files": {"best-4/weights.safetensors": "../../x"}}',
+    ],
+)
+def test_a_hostile_state_is_a_damaged_checkpoint(state, copy):
+    (copy / "checkpoints" / "step-9" / "state.json").write_text(state)
+    found, damaged = Checkpoints(copy / "checkpoints").newest()
+    assert found is not None
+    assert found.state.step == 8
+    assert "step-9 is damaged" in damaged[0]
+
+
+def test_tensors_of_another_run_are_refused(copy, base, shop, tmp_path):
+    other = train(
+        shop, out=tmp_path / "other", model=base.name, recipe=adjusted(SHORT, {"rank": 4}), device="cpu", console=QUIET
+    )
+    shutil.rmtree(copy / "checkpoints")
+    shutil.copytree(other.checkpoints_folder, copy / "checkpoints")
+    with pytest.raises((RunError, TrainError), match="holds other tensors than this run trains"):
+        resumed(copy, base, shop)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_resume
+from hoidap.errors import RunError
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+try:
+    test_resume.train({shop!r}, out={out!r}, model={base!r}, recipe=test_resume.SHORT, device="cpu", resume=True)
+except RunError as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a file's size")
+def test_a_full_disk_is_named_and_what_was_kept_goes_on(copy, base, shop, tmp_path):
+    tests = os.path.dirname(__file__)  # noqa: PTH120
+    script = LIMITED.format(tests=tests, most=100_000, shop=str(shop), out=str(copy), base=base.name)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "cannot be written" in done.stdout
+    assert "make room, then give the same command with --resume" in done.stdout
+    whole = train(shop, out=tmp_path / "whole", model=base.name, recipe=SHORT, device="cpu", console=QUIET)
+    assert_same(resumed(copy, base, shop), whole)
+
+
+def test_too_little_room_is_seen_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(RunError, match=r"No space left on device.*takes 0\.0 MiB.*make room"):
+        Checkpoints(tmp_path).save(State(step=1), {"a": torch.zeros(4)}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(harm, base, shop, tmp_path, monkeypatch):
+    whole = loop._Training._step
+
+    def spoiled(training, batch):
+        if training.state.step == 9:
+            next(iter(training._trained.values())).detach().fill_(float(harm))
+        whole(training, batch)
+
+    monkeypatch.setattr(loop._Training, "_step", spoiled)
+    with pytest.raises(TrainError, match=r"became nan at step 10; train again with a lower rate(?s:.*)step-8"):
+        train(shop, out=tmp_path / "run", model=base.name, recipe=SHORT, device="cpu", console=QUIET)
+    found, _ = Checkpoints(tmp_path / "run" / "checkpoints").newest()
+    assert found is not None
+    assert all(t.isfinite().all() for t in found.weights.values())
+
+
+def test_a_loss_that_runs_away_stops_the_run_and_keeps_the_best(base, shop, tmp_path, monkeypatch):
+    whole = loop._Training._step
+
+    def spoiled(training, batch):
+        if training.state.step >= 12:
+            for tensor in training._trained.values():
+                tensor.detach().normal_(0, 1, generator=torch.Generator().manual_seed(training.state.step))
+        whole(training, batch)
+
+    monkeypatch.setattr(loop._Training, "_step", spoiled)
+    monkeypatch.setattr(step, "_RUNAWAY_NATS", 0.1)  # a small vocabulary leaves no room for 2 nats above chance
+    recipe = adjusted(SHORT, {"max_epochs": 200, "recall_every": 1, "patience": 500})
+    with pytest.raises(TrainError, match=r"the loss ran away: \d+\.\d+ nats at first(?s:.*)hoidap evaluate"):
+        train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    found, _ = Checkpoints(tmp_path / "run" / "checkpoints").newest()
+    assert found is not None
+    kept = weights_of(Run.open(tmp_path / "run"))
+    assert all(torch.equal(kept[name], tensor) for name, tensor in found.best.items())
+
+
+def test_the_dropout_of_a_step_leaves_the_caller_s_draws_alone(base, shop, tmp_path):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    recipe = dataclasses.replace(SHORT, adapter=Adapter(dropout=0.2))
+    train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    assert torch.equal(torch.rand(3), wanted)
+    assert math.isfinite(metrics_of(Run.open(tmp_path / "run"))[1]["loss_nats"])
