@@ -5,6 +5,7 @@ answers at the end need it loaded, in 4 bits. VinAI's own users met a PhoGPT tha
 new lines (its issue 27, cause never found): that is looked for by name, and so is what could cause it.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,6 +43,7 @@ QUESTIONS = (
     "Hãy giới thiệu ngắn gọn về món phở.",
 )
 _ANSWER_TOKENS = 48
+_MOST_TOKENIZER_CONFIG_BYTES = 2**24
 # Bits a byte of ordinary Vietnamese: a trained model needs about 1 or less, xz about 3, and one that lost its biases more.
 _BITS_A_BYTE = (1.6, 2.5)
 # Mean KL from float32, in nats a token, above which a variant is doubtful and above which it is another model.
@@ -88,7 +90,7 @@ def verify(base: Base, device: torch.device, console: Console) -> Iterator[Findi
         yield Finding("weights and tokenizer", "bad", str(error))
         return
     yield _specials(tokenizer)
-    yield Finding("template", "good", f"{base.template.name}, by the vocabulary of {base.config.vocab_size:,}")
+    yield _template(base)
     yield _round_trip(tokenizer)
     yield from _numbers(base, tokenizer, device, console)
     yield from _answers(base, tokenizer, device, console)
@@ -124,6 +126,24 @@ def _specials(tokenizer: Tokenizer) -> Finding:
         return Finding("special tokens", "good", shown)
     # The end of an answer is all that is needed of them; others may be numbered otherwise and do no harm.
     return Finding("special tokens", "doubtful", f"{shown}; PhoGPT has {', '.join(f'{t} {n}' for t, n in wanted.items())}")
+
+
+def _template(base: Base) -> Finding:
+    """Compare the template that is used with the checkpoint's own, where it ships one; that one is never run."""
+    assert base.folder is not None  # noqa: S101 - verify has seen to it
+    used = f"{base.template.name}, by the vocabulary of {base.config.vocab_size:,}"
+    path = base.folder / "tokenizer_config.json"
+    if not path.is_file() or path.stat().st_size > _MOST_TOKENIZER_CONFIG_BYTES:
+        return Finding("template", "good", used)
+    try:
+        own = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    except (ValueError, AttributeError, RecursionError) as error:
+        return Finding("template", "doubtful", f"{used}; {path.name} cannot be read ({error})")
+    marks = (base.template.before_question.strip(), base.template.before_answer.strip())
+    if isinstance(own, str) and not all(mark in own for mark in marks):
+        what = f"{used}; but the checkpoint's own chat_template has no {' and '.join(map(repr, marks))}"
+        return Finding("template", "doubtful", f"{what}: it may have been taught other words")
+    return Finding("template", "good", used)
 
 
 def _round_trip(tokenizer: Tokenizer) -> Finding:

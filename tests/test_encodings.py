@@ -7,6 +7,7 @@ from test_formats import openai, write_rows
 from test_read import OPEN, SHIP, jsonl, problems, write
 
 from hoidap.data.items import Item
+from hoidap.data.legacy import _is_syllable
 from hoidap.data.read import read_items
 from hoidap.prompt import Turn
 
@@ -78,6 +79,7 @@ def test_a_header_in_an_old_encoding_is_not_a_missing_column(header, name, tmp_p
         ("Tr­êng §¹i häc", "Trường Đại học", "TCVN3 (ABC, .Vn fonts)"),
         ("TR¦êNG §¹I HäC", "TRƯờNG ĐạI HọC", "TCVN3 (ABC, .Vn fonts)"),
         ("Hµ Néi", "Hà Nội", "TCVN3 (ABC, .Vn fonts)"),
+        ("“Tr­êng” – §¹i häc…", "“Trường” – Đại học…", "TCVN3 (ABC, .Vn fonts)"),
         ("Tröôøng Ñaïi hoïc", "Trường Đại học", "VNI"),
         ("Hoûi ñaùp", "Hỏi đáp", "VNI"),
         ("Caáp aùo", "Cấp áo", "VNI"),
@@ -125,6 +127,9 @@ def test_a_long_cell_is_shown_around_its_first_sign(tmp_path):
         "Krông Pắc, Đắk Lắk, Ê-đê, Plei Ku, Kông Chro, Pác Bó, Ia Ðrăng",
         "Hoà thuý, quý, khoẻ, loè, huề, thuở, khuỷu, nguệch ngoạc, quăng, giếng, gìn giữ, ngoằn ngoèo",
         "Soft\u00adhyphen and no\u00a0break « spaces »: «%s» l\u2019eau",
+        "5 µm, 20 m²",
+        "%s\u00a0: %d\u00a0: «-c»\u00a0: «%n»",
+        "Klarar ikkje å gjera ei rå lesing",
         "laäp",
     ],
 )
@@ -132,6 +137,27 @@ def test_a_long_cell_is_shown_around_its_first_sign(tmp_path):
 def test_other_languages_and_signs_are_no_old_encoding(text, kind, tmp_path):
     rows = [{"question": "a", "answer": text}, {"question": unicodedata.normalize("NFD", text), "answer": "b"}]
     assert read_items(write_rows(tmp_path, kind, rows)) == [Item("a", text), Item(text, "b")]
+
+
+def test_a_page_of_norwegian_with_two_such_words_is_no_old_encoding(tmp_path):
+    others = "må få når også språk blåbær størrelse mønster første følger søk løsning åpne gjøre øverst".split()
+    rows = ["klarte ikke å gå tilbake", *(f"det er {word}" for word in others)]
+    assert len(read_items(write(tmp_path, "shop.csv", "question,answer\n" + "".join(f"a,{row}\n" for row in rows)))) == 16
+    assert problems(write(tmp_path, "shop.csv", f"question,answer\na,{rows[0]}\n"))  # alone, it cannot be told
+
+
+@pytest.mark.parametrize(
+    ("words", "is_one"),
+    [
+        (
+            "anh chị em quýt khuỷu nguệch ngoạc ngoằn ngoèo giếng gìn ghế nghiêng thuở huơ xoong Ưu Ðặng yểng ý quá hoà hòa thuý thúy",
+            True,
+        ),
+        ("Đắk-Lắk café où thế' càt ỏc ích' ngha zậy wá đc nhiềuu hổngg ươ ấó mạs ạ́ Hanoi forêt", False),
+    ],
+)
+def test_a_syllable_is_one_by_its_letters_and_its_tone(words, is_one):
+    assert [word for word in words.split() if _is_syllable(word) is not is_one] == []
 
 
 def test_bytes_of_another_language_are_not_named_after_a_vietnamese_encoding(tmp_path):

@@ -254,11 +254,18 @@ NAMESPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     [
         '<row r="1"><c r="A1" t="str"><v>question</v></c><c r="XFD1" t="str"><v>answer</v></c></row>'
         + "<row><c><v>1</v></c></row>" * 2000,
+        "<row>" + "<c><v>1</v></c>" * 5000 + '</row><row r="5000"><c><v>1</v></c></row>',
         "<row r='5000'><c t='str' r='XFD5000'><v>x</v></c></row>",
         '<row r="1"><c r="XFD5000"><v>1</v></c></row>',
         '<row r="1"><c r="A99999999999"><v>1</v></c></row>',
     ],
-    ids=["cells without a place", "single quotes", "a cell that is not in its row", "a row beyond all"],
+    ids=[
+        "rows without a place",
+        "cells without a place",
+        "single quotes",
+        "a cell that is not in its row",
+        "a row beyond all",
+    ],
 )
 def test_a_large_sheet_is_seen_however_its_cells_are_written(xml, tmp_path):
     path = rewrite_sheet(

@@ -13,7 +13,7 @@ from hoidap.data.pack import Packer
 from hoidap.errors import RecipeError, TrainError
 from hoidap.model.adapter import new_adapter
 from hoidap.recipe import adjusted
-from hoidap.training import optimizer, step
+from hoidap.training import optimizer
 from hoidap.training.job import load_for_training, train
 from hoidap.training.probe import probe_rates
 from hoidap.training.step import Stepper, memory_advice
@@ -74,6 +74,18 @@ def test_accumulated_training_ends_where_the_large_batch_s_does(base, tmp_path):
     assert rows[0]["loss_nats"] == pytest.approx(rows[1]["loss_nats"], rel=1e-3)
 
 
+def spoil_gradients(monkeypatch, trained, value):
+    """Put one bad number among the gradients of every pass."""
+    whole = Stepper._backward
+
+    def spoiled(self, part, n_labels):
+        loss = whole(self, part, n_labels)
+        next(iter(trained.values())).grad[0, 0] = value
+        return loss
+
+    monkeypatch.setattr(Stepper, "_backward", spoiled)
+
+
 def test_float16_that_overflows_skips_the_step_and_halves_the_scale(base):
     packer = Packer(ITEMS, base.tokenizer(), LORA.schedule, CONFIG.max_seq_len)
     stepper, trained = stepper_of(base, LORA, torch.float16)
@@ -94,14 +106,7 @@ def test_float16_that_overflows_skips_the_step_and_halves_the_scale(base):
 def test_float16_that_overflows_whatever_the_scale_stops(base, monkeypatch):
     packer = Packer(ITEMS, base.tokenizer(), LORA.schedule, CONFIG.max_seq_len)
     stepper, trained = stepper_of(base, LORA, torch.float16)
-    whole = Stepper._backward
-
-    def spoiled(self, part, n_labels):
-        value = whole(self, part, n_labels)
-        next(iter(trained.values())).grad[0, 0] = float("inf")
-        return value
-
-    monkeypatch.setattr(Stepper, "_backward", spoiled)
+    spoil_gradients(monkeypatch, trained, float("inf"))
     for n in range(19):
         stepper.step(packer.epoch(n + 1)[0])
     said = r"float16 overflowed in each of the last 20 steps.* or --dtype bfloat16 or float32"
@@ -114,15 +119,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(base, monkeypat
     packer = Packer(ITEMS, base.tokenizer(), LORA.schedule, CONFIG.max_seq_len)
     stepper, trained = stepper_of(base, LORA)
     before = {name: tensor.detach().clone() for name, tensor in trained.items()}
-    monkeypatch.setattr(step, "split", lambda batch, _passes: [batch])
-    whole = Stepper._backward
-
-    def spoiled(self, part, n_labels):
-        value = whole(self, part, n_labels)
-        next(iter(trained.values())).grad[0, 0] = float("nan")
-        return value
-
-    monkeypatch.setattr(Stepper, "_backward", spoiled)
+    spoil_gradients(monkeypatch, trained, float("nan"))
     with pytest.raises(TrainError, match="the gradient's norm became nan at step 1"):
         stepper.step(packer.epoch(1)[0])
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.items())

@@ -16,7 +16,7 @@ from hoidap.prompt import Rendered, Turn, render
 from hoidap.recipe import Optimizer, Recipe
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.step import Stepper
-from hoidap.verify import PARAGRAPH, QUESTIONS, verify
+from hoidap.verify import PARAGRAPH, QUESTIONS, _template, verify
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -120,6 +120,31 @@ def test_an_overflow_of_float16_is_named_with_its_place(copy):
     assert "not finite: something overflows float16" in found["float16"]
     assert "block 1, ffn.up_proj output" in found["overflow"]
     assert "exceeds float16's 65,504" in found["overflow"]
+
+
+@pytest.mark.parametrize(
+    ("content", "verdict", "said"),
+    [
+        (
+            '{"chat_template": "{{ \'### Câu hỏi: \' + q }}\\n### Trả lời:"}',
+            "good",
+            "phogpt-4b-chat, by the vocabulary of 8,192",
+        ),
+        ('{"model_max_length": 8192}', "good", "phogpt-4b-chat"),
+        (
+            '{"chat_template": "[INST] {{ q }} [/INST]"}',
+            "doubtful",
+            "own chat_template has no '### Câu hỏi:' and '### Trả lời:'",
+        ),
+        ("[" * 100_000, "doubtful", "tokenizer_config.json cannot be read"),
+        ("[]", "doubtful", "tokenizer_config.json cannot be read"),
+    ],
+)
+def test_a_chat_template_of_its_own_is_compared_and_never_run(content, verdict, said, copy):
+    (copy / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    found = _template(find_base(str(copy)))
+    assert found.verdict == verdict
+    assert said in found.text
 
 
 def test_scratch_has_nothing_to_verify():

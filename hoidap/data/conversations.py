@@ -25,7 +25,6 @@ def read_conversation(value: object, line: int, cells: Cells) -> list[Turn]:
         cells.report(line, f'{what}; it takes a list of messages like {{"role": "user", "content": "…"}}')
         return []
     texts: list[str] = []
-    has_all = True
     for number, message in enumerate(value, start=1):
         role, content = _parts(message, number, line, cells)
         wanted = "answer" if len(texts) % 2 else "question"
@@ -37,15 +36,13 @@ def read_conversation(value: object, line: int, cells: Cells) -> list[Turn]:
                 cells.report(line, f"message {number} is {_article(role)}, where {_article(wanted)} comes; they alternate")
             return []  # what follows would only repeat it
         texts.append(cells.text(content, line, f"the text of message {number}"))
-        has_all = has_all and texts[-1] != ""
     if len(texts) > 2 * _MOST_TURNS:
         cells.report(line, f"a conversation of {len(texts):,} messages; at most {2 * _MOST_TURNS}; split it")
         return []
     if not texts:
         cells.report(line, "a conversation of one system message; it takes a question and an answer")
     questions, answers = texts[::2], texts[1::2]
-    turns = [Turn(q, a) for q, a in zip(questions, [*answers, None], strict=False)]
-    return turns if has_all else []
+    return [Turn(q, a) for q, a in zip(questions, [*answers, None], strict=False)]
 
 
 def read_pairs(value: object, line: int, cells: Cells) -> tuple[Turn, ...]:

@@ -67,7 +67,7 @@ class OldText:
         words = {word: _readings(word) for cell in odd for word in _WORD.findall(cell) if not word.isascii()}
         counted = {word: encodings for word, encodings in words.items() if encodings is not None}
         count = Counter(name for encodings in counted.values() for name in encodings)
-        best = max(count, key=lambda name: (count[name], self._n_rows[name]), default="")
+        best = max(count, key=lambda name: count[name], default="")
         if best and count[best] >= _SHARE * (len(counted) - count[best]):
             self._first.setdefault(best, (line, odd[0]))
             self._words.setdefault(best, set()).update(w for w, encodings in counted.items() if best in encodings)
@@ -107,7 +107,7 @@ def _readings(word: str) -> tuple[str, ...] | None:
     if _FOREIGN.search(word):
         return ()
     readings = {name: _read(word, name) for name in _NAMES}
-    return tuple(name for name, text in readings.items() if text != word and _is_syllable(text))
+    return tuple(name for name, text in readings.items() if text != word and _is_syllable(text.strip(_AROUND)))
 
 
 def _read(text: str, encoding: str) -> str:
