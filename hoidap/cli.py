@@ -319,6 +319,9 @@ def main() -> None:
     except HoidapError as error:
         _note(f"error: {error}")
         sys.exit(1)
+    except KeyboardInterrupt:
+        _note("stopped; where a run was begun, the same command with --resume goes on")
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output has gone
 

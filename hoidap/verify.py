@@ -191,10 +191,9 @@ def _logits(
 ) -> torch.Tensor:
     """Return the float32 logits [N, V] at the probe's rows, one matrix in memory at a time."""
     assert base.folder is not None  # noqa: S101 - verify has seen to it
-    weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=dtype)
+    weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=dtype, advance=advance)
     model = MPT(base.config, weights, dtype)
     hidden = model.hidden(probe.tokens.to(device), probe.starts)
-    advance(len(base.config.shapes()))
     return model.logits(hidden[probe.rows]).cpu()
 
 

@@ -19,7 +19,7 @@ from hoidap.model.config import MPTConfig
 from hoidap.model.linear import LowRank, linear
 from hoidap.model.loss import loss_nats
 from hoidap.model.overflow import first_overflow
-from hoidap.prompt import Turn, render
+from hoidap.prompt import Rendered, Turn, render
 from hoidap.recipe import Optimizer, Quantize, Recipe
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.step import Stepper
@@ -233,3 +233,26 @@ def test_the_engine_writes_the_same_greedy_text_on_both_devices():
                 out.setdefault(piece.request_id, []).append(piece.token_id)
         texts.append(out)
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit"])
+def test_every_optimiser_goes_on_from_its_saved_state(algorithm):
+    recipe = Recipe(optimizer=Optimizer(algorithm=algorithm, learning_rate=1e-2))
+    tokens = torch.randint(4, CONFIG.vocab_size, (300,), generator=torch.Generator().manual_seed(3)).tolist()
+    batch = pack([Rendered(tokens, [False] * 100 + [True] * 200)])
+
+    def begin():
+        adapter = new_adapter(CONFIG, 32, 32, CUDA, torch.Generator().manual_seed(0))
+        return Stepper(tiny(CUDA, torch.float32), adapter, adapter.trainable(), recipe, 20), adapter.trainable()
+
+    stepper, trained = begin()
+    losses = [stepper.step(batch)["loss_nats"] for _ in range(6)]
+    assert losses[-1] < losses[0] - 0.1
+    tensors, numbers, _ = stepper.snapshot()
+    tensors = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
+    wanted = [stepper.step(batch)["loss_nats"] for _ in range(3)]
+    again, _ = begin()
+    again.state.step, again.state.optimizer = 6, numbers
+    again.restore(weights, tensors)
+    assert [again.step(batch)["loss_nats"] for _ in range(3)] == pytest.approx(wanted, rel=1e-4)

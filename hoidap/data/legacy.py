@@ -44,7 +44,7 @@ _SYLLABLE = re.compile(
     (?:a(?:[iouy]|ch|nh|ng?|[cmpt])?|ă(?:ng?|[cmpt])|â(?:[uy]|ng?|[cmpt])
     |e(?:o|ng?|[cmpt])?|ê(?:u|ch|nh|ng?|[mpt])?|i(?:[au]|ch|nh|[mnpt])?|iê(?:u|ng?|[cmpt])
     |o(?:i|ng?|[cmpt])?|oo(?:ng|c)|ô(?:i|ng?|[cmpt])?|ơ(?:i|[mnpt])?
-    |u(?:[ai]|ng?|[cmpt])?|uô(?:i|ng?|[cmpt])|ư(?:[aiu]|ng?|[ct])?|ươ(?:[iu]|ng?|[cmpt])|y|yê(?:u|ng?|[mt])
+    |u(?:[ai]|ng?|[cmpt])?|uô(?:i|ng?|[cmpt])|ư(?:[aiu]|ng?|[ct])?|ươ(?:[iu]|ng?|[cmpt])|y(?:ch|nh|[nt])?|yê(?:u|ng?|[mt])
     |o(?:a(?:[ioy]|ch|nh|ng?|[cmpt])?|ă(?:ng?|[cmt])|e(?:o|[nt])?)
     |u(?:â(?:y|ng?|t)|ê(?:ch|nh)?|ơ|y(?:[aunt]|ê[nt]|ch|nh)?))""",
     re.VERBOSE,
@@ -131,7 +131,7 @@ def _byte(character: str) -> bytes:
 
 
 def _is_syllable(word: str) -> bool:
-    apart = unicodedata.normalize("NFD", word.lower())
+    apart = unicodedata.normalize("NFD", word.lower().replace("ð", "đ"))  # a common look-alike
     flat = nfc(apart.translate(_NO_TONES))
     tones = [c for c in apart if c in _TONES]
     if len(tones) > 1 or not _SYLLABLE.fullmatch(flat):

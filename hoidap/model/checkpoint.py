@@ -93,17 +93,26 @@ class LazyWeights(Mapping[str, Weight]):
     """
 
     def __init__(
-        self, folder: Path, *, quantize: Quantize, double_quant: bool = True, device: torch.device, dtype: torch.dtype
+        self,
+        folder: Path,
+        *,
+        quantize: Quantize,
+        double_quant: bool = True,
+        device: torch.device,
+        dtype: torch.dtype,
+        advance: Callable[[int], None] = lambda _n_tensors: None,
     ) -> None:
         self.config, files = _checked(folder)
         self._file_of = {name: file for file in files for name, *_ in headers(file)}
         self._quantize, self._double_quant, self._device, self._dtype = quantize, double_quant, device, dtype
         self._kept: dict[str, Weight] = {}
+        self._advance = advance  # called for each tensor that is read
 
     def __getitem__(self, name: str) -> Weight:
         if name in self._kept:
             return self._kept[name]
         tensor = _open(self._file_of[name])(name).detach().to(self._device)
+        self._advance(1)
         if _is_linear(name):
             return _hold(name, tensor, self._quantize, self._dtype, double_quant=self._double_quant)
         self._kept[name] = tensor.to(self._dtype, copy=True)  # a part of the mapped file would keep all of it
