@@ -121,7 +121,8 @@ def main() -> None:
     environment.write(
         options.out,
         [{
-            "key": f"{'7b5' if on_gpu else 'small'}.{options.poems}-poems.last-loss", "value": last, "unit": "nats, mean of steps 91 to 100",
+            "key": f"{'7b5' if on_gpu else 'small'}.{options.poems}-poems.last-loss",
+            "value": last, "unit": "nats, mean of steps 91 to 100",
             "baseline": {"what": "the copied run, a T4, real weights", "loss_nats": COPIED}, "ratio": None,
             "target": "below 15 GB, a checkpoint below 800 MiB" if on_gpu else None, "met": met, "parity_error": None,
             "note": "preset seed on examples/tho.csv, template phogpt-7b5-instruct", "detail": result,
