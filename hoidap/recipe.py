@@ -163,7 +163,7 @@ _SECTIONS = {"adapter": Adapter, "optimizer": Optimizer, "text": Text, "schedule
 
 # Preset "recall", the default, by the size of the base. PhoGPT: few passes, each followed by a look at recall, at the rate
 # that LoRA wants (ten times a full one; QLoRA, Dettmers et al. 2023, took 2e-4 for 7B and 13B); 2,048 tokens are 8 to 20
-# items a step. Activations are computed twice: 7B5 then trains in 8.3 GiB with float16 (results/shapes-fp16.json).
+# items a step. Activations are computed twice: 7B5 then trains in 9.1 GiB with float16 (results/shapes-fp16.json).
 RECALL = Recipe(
     recompute=True,
     optimizer=Optimizer(warmup_fraction=0.05),

@@ -51,7 +51,7 @@ def from_jsonl(path: Path) -> list[Item]:
             )
             for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError([f"{path}: not the items of a run ({error!r})"]) from None
 
 

@@ -24,7 +24,7 @@ _NAMES = {
 _CONVERT = "convert it to Unicode (UniKey's toolkit, Ctrl+Shift+F6, does) and save it as UTF-8"
 _OPEN_AGAIN = "open the original again, as UTF-8"
 _FEWEST_WORDS = 2  # different ones in a file; one word alone may be a name or a unit
-_SHARE = 4  # words that read as Vietnamese for each that does not
+_SHARE = 4  # words of a row that read as Vietnamese for each that does not
 _SHOWN = 60  # characters of a cell
 
 # What Vietnamese in Unicode never has: a letter or sign of Latin-1 that no syllable uses, or two vowels that VNI sets so.
@@ -80,7 +80,7 @@ class OldText:
         found = []
         for name, words in self._words.items():
             # A page of Norwegian has a few words that would be syllables, among hundreds that would not.
-            if len(words) < _FEWEST_WORDS or len(words) * _SHARE < len(self._others):
+            if len(words) < max(_FEWEST_WORDS, len(self._others)):
                 continue
             line, cell = self._first[name]
             sign = _SIGN.search(cell) or _PAIR.search(cell)
