@@ -163,7 +163,7 @@ def evaluate(
     from hoidap.progress import bar
     from hoidap.run import Run
 
-    others = read_questions(questions) if questions else []
+    others = read_questions(questions, _note) if questions else []
     opened = Run.open(run)
     bot = load(run, base=base, device=device, dtype=dtype, download=download, console=Console(stderr=True))
     total = len(others) or sum(1 + len(item.wordings) for item in bot.items)

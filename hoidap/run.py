@@ -162,8 +162,13 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Take the lines of later steps out of ``metrics.jsonl``, and a half-written last one: they will be made again."""
+    def go_back_to(self, step: int) -> None:
+        """Undo what is behind a checkpoint: lines of later steps in ``metrics.jsonl``, and files left half written."""
+        for leftover in self.folder.glob(".*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
         path = self.folder / "metrics.jsonl"
         if not path.is_file():
             return

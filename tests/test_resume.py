@@ -185,6 +185,18 @@ def test_a_changed_base_is_named(copy, shop, tmp_path):
         resumed(copy, other, shop)
 
 
+def test_what_a_killed_process_left_half_written_is_cleared_away(copy, base, shop):
+    (copy / ".weights.abc" / "new").mkdir(parents=True)
+    (copy / ".report.json.123").write_text("{")
+    (copy / "checkpoints" / ".step-12.99").mkdir()
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "loss_nats": 1}\n{"step": 11, "lo')
+    run = resumed(copy, base, shop)
+    assert not list(run.folder.glob(".*"))
+    assert not list(run.checkpoints_folder.glob(".*"))
+    assert [row["step"] for row in metrics_of(run) if "loss_nats" in row] == list(range(1, metrics_of(run)[-1]["step"] + 1))
+
+
 def test_what_only_saves_memory_may_change(copy, base, shop):
     run = resumed(copy, base, shop, accumulation=2, recompute=True)
     assert run.has_report

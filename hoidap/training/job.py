@@ -201,7 +201,7 @@ def _train(
     found, damaged = checkpoints.newest()
     for what in damaged:
         console.print(what, soft_wrap=True, highlight=False, markup=False)
-    run.forget_metrics_after(found.state.step if found else 0)
+    run.go_back_to(found.state.step if found else 0)
     if found:
         console.print(f"going on from {found.folder}", soft_wrap=True, highlight=False)
     try:
