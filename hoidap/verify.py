@@ -100,7 +100,10 @@ def _files(base: Base, console: Console) -> Iterator[Finding]:
     try:
         with bar(console, "reading the files", sum(f.stat().st_size for f in base.files())) as advance:
             prints = base.prints(advance)
-    except (HoidapError, OSError) as error:
+    except OSError as error:
+        yield Finding("files", "bad", f"{error.filename}: {error.strerror}")
+        return
+    except HoidapError as error:
         yield Finding("files", "bad", str(error))
         return
     for name, one in prints.items():
