@@ -4,6 +4,7 @@ A recipe is read from and written to TOML (``recipe.toml`` in the run folder), s
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Adapter:
 
     def __post_init__(self) -> None:
         _require(1 <= self.rank <= 1024, "--rank", self.rank, "a whole number from 1 to 1024")
-        _require(self.alpha > 0, "--alpha", self.alpha, "a number above 0")
+        _require(0 < self.alpha < math.inf, "--alpha", self.alpha, "a number above 0")
         _require(0 <= self.dropout < 1, "--dropout", self.dropout, "a number from 0 to below 1")
 
 
@@ -68,7 +69,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         _require_one(Algorithm, "--optimizer", self.algorithm)
         _require(0 < self.learning_rate < 1, "--lr", self.learning_rate, "a number between 0 and 1")
-        _require(self.clip_norm > 0, "clip_norm", self.clip_norm, "a number above 0")
+        _require(0 < self.clip_norm < math.inf, "clip_norm", self.clip_norm, "a number above 0")
         for name in ("weight_decay", "warmup_fraction", "final_fraction"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number from 0 to 1")
         good = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
@@ -94,7 +95,7 @@ class Schedule:
     """How much is trained on, and when it is enough."""
 
     max_epochs: int = 20  # passes over the items, at most
-    max_steps: int = 0  # steps, at most; 0: as many as the epochs have
+    max_steps: int = 0  # steps, at most, instead of the epochs' number; 0: as many as the epochs have
     batch_tokens: int = 2048  # tokens packed into one step, at most (but for one longer document)
     batch_items: int = 0  # conversations in one step, at most; 0: as many as the tokens allow
     accumulation: int = 1  # passes that a step is split into, their gradients added: the same step in less memory
@@ -115,6 +116,7 @@ class Schedule:
             "accumulation": "--accumulation", "save_every": "--save-every", "seed": "--seed",
         }  # fmt: skip
         _require_whole(self, least, flags)
+        _require(self.seed < 2**32, "--seed", self.seed, "a whole number from 0 to below 2^32")
         _require(0 <= self.followup_share <= 1, "followup_share", self.followup_share, "a number from 0 to 1")
 
 
@@ -238,12 +240,14 @@ _FREE = ("recompute", "accumulation", "save_every", "log_every")
 
 def differences(kept: Recipe, asked: Recipe) -> list[str]:
     """Return each setting that would take a run elsewhere than it was going, as "setting is …, was …"."""
+    # With dropout a pass draws its own mask, so other passes are another step.
+    free = [name for name in _FREE if name != "accumulation" or not kept.adapter.dropout]
     found = []
     for section in ("", *_SECTIONS):
         old, new = (getattr(r, section) if section else r for r in (kept, asked))
         for f in dataclasses.fields(old):
             was, is_ = getattr(old, f.name), getattr(new, f.name)
-            if f.name not in (*_SECTIONS, *_FREE) and was != is_:
+            if f.name not in (*_SECTIONS, *free) and was != is_:
                 found.append(f"{f.name} is {is_!r}, was {was!r}")
     return found
 

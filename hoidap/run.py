@@ -11,21 +11,25 @@
     model/            all weights, in PhoGPT's own layout (method full)
     report.json       every item asked, with what came
     README.md         the card
+    .hoidap-lock      held by the process that trains
 
-Each file is written under a temporary name and renamed, so what is there is whole.
+Each file is written under a temporary name, ``.hoidap.…``, and renamed, so what is there is whole.
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
+from safetensors import SafetensorError
 
 from hoidap.base import Base, FilePrint
 from hoidap.data import items as item_file
@@ -35,6 +39,8 @@ from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe
 
 FORMAT = 1
+LEFTOVER = ".hoidap."  # what begins the name of everything that is not whole yet
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,16 @@ class Run:
             RunError: the folder exists.
         """
         refuse_existing(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             "format": FORMAT,
             "template": template.name,
             "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
             "items": {"count": len(items), "sha256": item_file.hash_of(items)},
         }
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as parent:
+        with (
+            _naming_failure(folder),
+            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
+        ):
             new = Path(parent) / "run"
             (new / "data").mkdir(parents=True)
             (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
@@ -80,6 +88,8 @@ class Run:
             if notes:
                 (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
             shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
+            if folder.exists():
+                folder.rmdir()  # an empty one; Windows renames to nothing that is there
             new.rename(folder)
         return cls.open(folder)
 
@@ -149,7 +159,10 @@ class Run:
 
     def save_weights(self, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a new folder with the tuned weights, then put it in its place."""
-        with tempfile.TemporaryDirectory(prefix=".weights.", dir=self.folder) as parent:
+        with (
+            _naming_failure(self.folder),
+            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}weights.", dir=self.folder) as parent,
+        ):
             new = Path(parent) / "new"
             new.mkdir()
             write(new)
@@ -159,12 +172,35 @@ class Run:
 
     def log(self, row: dict[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with _naming_failure(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process alone, until it ends or is killed.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        held = FileLock(self.folder / ".hoidap-lock")
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            msg = f"another process is training {self.folder}; wait for it, or end it"
+            raise RunError(msg) from None
+        except (OSError, NotImplementedError) as error:  # some network drives know no locks
+            _log.info("%s cannot be locked: %s", self.folder, error)
+        try:
+            yield
+        finally:
+            held.release()
 
     def go_back_to(self, step: int) -> None:
         """Undo what is behind a checkpoint: lines of later steps in ``metrics.jsonl``, and files left half written."""
-        for leftover in self.folder.glob(".*"):
+        for leftover in self.folder.glob(f"{LEFTOVER}*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
@@ -209,15 +245,35 @@ class Run:
         return self.folder / ("adapter" if self.recipe.method == "lora" else "model")
 
 
+def is_there(folder: Path) -> bool:
+    """Return whether a folder holds something; an empty one is as good as none."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
 def refuse_existing(folder: Path) -> None:
-    """Raise RunError if a run would overwrite something."""
-    if folder.exists():
+    """Raise RunError if a run would overwrite something, or cannot be made there; its parents are made."""
+    if is_there(folder):
         msg = f"{folder} exists already; choose another --out, or delete it first"
         raise RunError(msg)
+    with _naming_failure(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=folder.parent).cleanup()
+
+
+@contextmanager
+def _naming_failure(path: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises into a RunError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        advice = "check --out, make room; a run that was begun goes on with --resume"
+        msg = f"{path} cannot be written ({error}); {advice}"
+        raise RunError(msg) from error
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f"{LEFTOVER}{path.name}.{os.getpid()}")
+    with _naming_failure(path):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     return path

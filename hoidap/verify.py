@@ -92,7 +92,10 @@ def verify(base: Base, device: torch.device, console: Console) -> Iterator[Findi
     yield _specials(tokenizer)
     yield _template(base)
     yield _round_trip(tokenizer)
-    yield from _numbers(base, tokenizer, device, console)
+    for finding in _numbers(base, tokenizer, device, console):
+        yield finding
+        if finding.what == "weights":  # not even numbers: no answer is worth waiting for
+            return
     yield from _answers(base, tokenizer, device, console)
 
 
@@ -174,13 +177,17 @@ def _numbers(base: Base, tokenizer: Tokenizer, device: torch.device, console: Co
     probe = _probe(base, tokenizer)
     with bar(console, "computing the model in 32, 16, 8 and 4 bits", 4 * len(base.config.shapes())) as advance:
         exact = _logits(base, "none", torch.float32, device, probe, advance)
+        if not exact.isfinite().all():
+            where = _overflow(base, "none", torch.float32, device, probe)
+            yield Finding("weights", "bad", f"not finite in float32 either: {where}; download them again")
+            return
         yield _loss(exact, probe, tokenizer)
         variants: tuple[tuple[str, Quantize], ...] = (("float16", "none"), ("int8", "int8"), ("nf4", "nf4"))
         for name, quantize in variants:
             logits = _logits(base, quantize, torch.float16, device, probe, advance)
             yield _compared(name, logits, exact, probe)
             if not logits.isfinite().all():
-                yield _overflow(base, quantize, device, probe)
+                yield Finding("overflow", "bad", _overflow(base, quantize, torch.float16, device, probe))
 
 
 @torch.no_grad()
@@ -231,11 +238,12 @@ def _compared(name: str, logits: torch.Tensor, exact: torch.Tensor, probe: _Prob
     return Finding(name, "good" if kl < doubtful else "doubtful", text)
 
 
-def _overflow(base: Base, quantize: Quantize, device: torch.device, probe: _Probe) -> Finding:
+def _overflow(base: Base, quantize: Quantize, dtype: torch.dtype, device: torch.device, probe: _Probe) -> str:
+    """Name the first tensor that is not finite."""
     assert base.folder is not None  # noqa: S101 - verify has seen to it
-    weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=torch.float16)
-    where = first_overflow(MPT(base.config, weights, torch.float16), probe.tokens.to(device), probe.starts)
-    return Finding("overflow", "bad", where or "not found again")
+    weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=dtype)
+    where = first_overflow(MPT(base.config, weights, dtype), probe.tokens.to(device), probe.starts)
+    return where or "the logits"
 
 
 def _answers(base: Base, tokenizer: Tokenizer, device: torch.device, console: Console) -> Iterator[Finding]:

@@ -543,3 +543,23 @@ def test_questions_stand_alone(tmp_path):
         "ask.jsonl:1: a conversation of 2 questions; each is asked alone; write one a row",
         "ask.jsonl:2: a question with earlier turns; each is asked alone; write one a row",
     )
+
+
+def test_an_answer_of_no_weight_is_not_trained_on_in_silence(tmp_path):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    path = tmp_path / "shop.jsonl"
+    path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    (problem,) = problems(path)
+    assert problem == "shop.jsonl:1: message 2 has the weight 0; every answer is trained on; take it out"
+    messages[1]["weight"] = 1
+    path.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    assert read_items(path) == [Item("a", "b")]
+
+
+def test_the_system_text_of_alpaca_is_left_out_and_counted(tmp_path):
+    row = {"instruction": "a", "input": "", "output": "b", "system": "Bạn là trợ lý."}
+    path = tmp_path / "shop.json"
+    path.write_text(json.dumps([row, row, {**row, "system": ""}]), encoding="utf-8")
+    notes: list[str] = []
+    assert read_items(path, notes.append) == [Item("a", "b")] * 3
+    assert notes == ["shop.json: 2 system messages left out; PhoGPT's templates have no place for them"]

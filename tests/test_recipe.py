@@ -69,6 +69,8 @@ def test_what_a_recipe_does_not_take_is_named(text, message):
         (lambda: preset("best", 1, is_scratch=False), "--preset is 'best'; it takes 'recall', 'seed'"),
         (lambda: Schedule(patience=0), "patience is 0"),
         (lambda: Schedule(seed=-1), "--seed is -1"),
+        (lambda: Schedule(seed=2**32), r"--seed is 4294967296; it takes a whole number from 0 to below 2\^32"),
+        (lambda: Adapter(alpha=float("inf")), "--alpha is inf; it takes a number above 0"),
         (lambda: Recipe(quantize="int3"), "--quantize is 'int3'; it takes 'nf4', 'fp4', 'int8', 'none'"),
         (lambda: pick_device("tpu"), "--device is 'tpu'; it takes 'cpu', 'cuda' or 'cuda:N'"),
         (lambda: pick_device("mps"), "--device is 'mps'; it takes 'cpu', 'cuda' or 'cuda:N'"),

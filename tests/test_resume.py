@@ -1,6 +1,8 @@
 """A run that is stopped and goes on ends where one that was never stopped ends; what cannot go on says why."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -12,12 +14,12 @@ import sys
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_run import ITEMS, LORA, make_base, write_csv
 
 from hoidap.data.items import Item
 from hoidap.errors import Interrupted, RunError, TrainError
-from hoidap.recipe import Adapter, Recipe, adjusted
+from hoidap.recipe import Adapter, Recipe, adjusted, differences
 from hoidap.run import Run
 from hoidap.training import job, loop, step
 from hoidap.training.checkpoint import Checkpoints, State
@@ -186,13 +188,15 @@ def test_a_changed_base_is_named(copy, shop, tmp_path):
 
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(copy, base, shop):
-    (copy / ".weights.abc" / "new").mkdir(parents=True)
-    (copy / ".report.json.123").write_text("{")
-    (copy / "checkpoints" / ".step-12.99").mkdir()
+    (copy / ".hoidap.weights.abc" / "new").mkdir(parents=True)
+    (copy / ".hoidap.report.json.123").write_text("{")
+    (copy / "checkpoints" / ".hoidap.step-12.99").mkdir()
+    (copy / ".git").mkdir()
+    (copy / ".env").write_text("somebody else's")
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"step": 10, "loss_nats": 1}\n{"step": 11, "lo')
     run = resumed(copy, base, shop)
-    assert not list(run.folder.glob(".*"))
+    assert sorted(p.name for p in run.folder.glob(".*") if p.name != ".hoidap-lock") == [".env", ".git"]
     assert not list(run.checkpoints_folder.glob(".*"))
     assert [row["step"] for row in metrics_of(run) if "loss_nats" in row] == list(range(1, metrics_of(run)[-1]["step"] + 1))
 
@@ -219,6 +223,9 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(file, har
     said = (tmp_path / "log").read_text()
     assert f"{path.parent} is damaged" in said
     assert f"going on from {path.parent.with_name('step-8')}" in said
+    names = {p.name for p in (copy / "checkpoints").iterdir() if "step" in p.name}
+    assert "damaged-step-9" in names
+    assert len(names) == 3, "two whole ones beside it"
     whole = train(shop, out=tmp_path / "whole", model=base.name, recipe=SHORT, device="cpu", console=QUIET)
     assert_same(run, whole)
 
@@ -272,8 +279,21 @@ def test_tensors_of_another_run_are_refused(copy, base, shop, tmp_path):
     )
     shutil.rmtree(copy / "checkpoints")
     shutil.copytree(other.checkpoints_folder, copy / "checkpoints")
-    with pytest.raises((RunError, TrainError), match="holds other tensors than this run trains"):
+    with pytest.raises(RunError, match="holds other tensors than this run trains"):
         resumed(copy, base, shop)
+    assert not Run.open(copy).has_weights
+
+
+def test_an_optimiser_state_of_another_kind_is_refused(copy, base, shop):
+    for step_folder in (copy / "checkpoints").glob("step-*"):
+        save_file({"x/exp_avg": torch.zeros(3)}, step_folder / "optimizer.safetensors")
+        state = json.loads((step_folder / "state.json").read_text())
+        digest = hashlib.sha256((step_folder / "optimizer.safetensors").read_bytes()).hexdigest()
+        state["files"]["optimizer.safetensors"] = digest
+        (step_folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(RunError, match=r"the optimiser's state in .* is not that of this run"):
+        resumed(copy, base, shop)
+    assert not Run.open(copy).has_weights
 
 
 LIMITED = """
@@ -355,3 +375,73 @@ def test_the_dropout_of_a_step_leaves_the_caller_s_draws_alone(base, shop, tmp_p
     train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
     assert torch.equal(torch.rand(3), wanted)
     assert math.isfinite(metrics_of(Run.open(tmp_path / "run"))[1]["loss_nats"])
+
+
+def test_two_processes_do_not_train_one_run(copy, base, shop):
+    with Run.open(copy).lock(), pytest.raises(RunError, match=r"another process is training .*; wait for it, or end it"):
+        resumed(copy, base, shop)
+    assert resumed(copy, base, shop).has_report
+
+
+def test_ctrl_c_between_two_questions_saves_before_it_says_so(base, shop, tmp_path, monkeypatch):
+    answers = iter([False, False, False, True, True])  # asked a second time in one step it would say True after False
+
+    class Stop:
+        @property
+        def asked(self):
+            return next(answers)
+
+    monkeypatch.setattr(loop, "stop_on_signals", lambda: contextlib.nullcontext(Stop()))
+    recipe = adjusted(SHORT, {"save_every": 100, "recall_every": 6})
+    with pytest.raises(Interrupted, match="stopped after step 4, and saved"):
+        train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-4"]
+
+
+def test_the_same_command_with_resume_goes_on_after_a_probe(base, shop, tmp_path, monkeypatch):
+    recipe = adjusted(SHORT, {"learning_rate": 1e-3})
+    asked = {"model": base.name, "recipe": recipe, "device": "cpu", "probe_lr": True, "console": QUIET}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(Interrupted):
+            train(shop, out=tmp_path / "run", **asked)
+    run = train(shop, out=tmp_path / "run", resume=True, **asked)
+    assert run.recipe.optimizer.learning_rate == 2e-3
+    assert max(row["learning_rate"] for row in metrics_of(run) if "learning_rate" in row) == pytest.approx(2e-3, rel=0.1)
+
+
+def test_an_empty_folder_is_as_good_as_none(base, shop, tmp_path):
+    recipe = adjusted(SHORT, {"max_epochs": 1})
+    for name, resume in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        asked = {"model": base.name, "recipe": recipe, "device": "cpu", "console": QUIET}
+        assert train(shop, out=tmp_path / name, resume=resume, **asked).has_report
+
+
+def test_a_place_where_no_run_can_be_made_is_named_before_the_base_is_loaded(base, shop, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match=r"file/run cannot be written .*check --out"):
+        train(shop, out=tmp_path / "file" / "run", model=base.name, device="cpu", console=QUIET)
+
+
+def test_weights_that_do_not_fit_the_disk_are_named(base, shop, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job, "save_adapter", full)
+    with pytest.raises(RunError, match=r"cannot be written .*No space left.* goes on with --resume"):
+        train(shop, out=tmp_path / "run", model=base.name, recipe=SHORT, device="cpu", console=QUIET)
+    monkeypatch.undo()
+    assert resumed(tmp_path / "run", base, shop).has_report
+
+
+def test_max_steps_take_the_place_of_the_epochs_number(base, shop, tmp_path):
+    recipe = adjusted(SHORT, {"max_epochs": 1, "max_steps": 9})
+    run = train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    assert max(row["step"] for row in metrics_of(run) if "step" in row) == 9
+
+
+def test_other_passes_are_another_step_where_dropout_draws_for_each():
+    dropped = adjusted(SHORT, {"dropout": 0.1})
+    assert differences(dropped, adjusted(dropped, {"accumulation": 2})) == ["accumulation is 2, was 1"]
+    assert differences(SHORT, adjusted(SHORT, {"accumulation": 2})) == []

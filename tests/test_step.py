@@ -130,10 +130,17 @@ def test_memory_that_runs_out_says_what_to_lower():
     with pytest.raises(TrainError) as caught, memory_advice(recipe):
         torch.empty(2**60, dtype=torch.uint8)
     said = str(caught.value)
-    wanted = ["--accumulation 2", "--recompute", "--quantize nf4", "--batch-tokens 256", "--max-tokens with --too-long"]
+    wanted = [
+        "with the same --out and --resume", "--accumulation 2", "--recompute", "with another --out", "--quantize nf4",
+        "--batch-tokens 256", "--max-tokens with --too-long",
+    ]  # fmt: skip
     assert [said.index(word) for word in wanted] == sorted(said.index(word) for word in wanted)
     with pytest.raises(TrainError, match="the memory ran out"), memory_advice(recipe):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    one_by_one = adjusted(recipe, {"batch_items": 1, "recompute": True})
+    with pytest.raises(TrainError) as caught, memory_advice(one_by_one):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert "--accumulation" not in str(caught.value), "a step of one conversation cannot be split"
     with pytest.raises(RuntimeError, match="something else"), memory_advice(recipe):
         raise RuntimeError("something else")
 

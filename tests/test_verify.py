@@ -147,6 +147,14 @@ def test_a_chat_template_of_its_own_is_compared_and_never_run(content, verdict, 
     assert said in found.text
 
 
+def test_weights_that_are_no_numbers_are_named_and_nothing_is_blamed_on_float16(copy):
+    name = "transformer.blocks.1.ffn.up_proj.weight"
+    found = bad(changed(copy, lambda t: {**t, name: t[name] * float("nan")}))
+    assert found == {
+        "weights": "not finite in float32 either: block 1, ffn.up_proj output is not finite; download them again"
+    }
+
+
 def test_scratch_has_nothing_to_verify():
     with pytest.raises(Exception, match="scratch has no files to verify"):
         findings(find_base("scratch"))

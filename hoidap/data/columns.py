@@ -16,6 +16,7 @@ _PLAIN = {
     "answer": ("traloi", "cautraloi", "dap", "dapan", "answer", "answers", "a", "response", "output"),
     "wordings": ("cachhoikhac", "cauhoikhac", "wordings", "paraphrases", "otherquestions"),
     "input": ("input",),  # Alpaca's, which goes on with the instruction
+    "system": ("system",),  # Alpaca's, which no template has a place for
 }
 # In JSON and Parquet alone, whose cells can be lists.
 _LISTS = {
@@ -54,7 +55,7 @@ def _places(header: tuple[str, ...], needed: tuple[str, ...], lists: bool) -> tu
     known = {**_PLAIN, **_LISTS} if lists else _PLAIN
     places = {column: [at for at, key in enumerate(keys) if key in names] for column, names in known.items()}
     if not (places["question"] and keys[places["question"][0]] == "instruction"):
-        places["input"] = []
+        places["input"] = places["system"] = []
         places["before"] = [at for at in places.get("before", ()) if keys[at] == "before"]
     problems = [
         f"two columns for the {column}: {' and '.join(repr(header[at]) for at in twins)}; keep one"

@@ -75,6 +75,10 @@ def _parts(message: object, number: int, line: int, cells: Cells) -> tuple[str, 
     if role is None:
         cells.report(line, f"message {number} has the {who} {reprlib.repr(name)}; it takes {', '.join(_ROLES)}")
         return "", None
+    if message.get("weight", 1) != 1:
+        cells.report(
+            line, f"message {number} has the weight {message['weight']!r}; every answer is trained on; take it out"
+        )
     other = next((key for key in _NOT_TEXT if not is_empty(message.get(key))), "")
     content = message.get(said)
     if isinstance(content, list):

@@ -104,7 +104,8 @@ def _finish(cells: Cells, found: Sequence[object], note: Callable[[str], None], 
 
 
 def _question(row: _Row, line: int, cells: Cells) -> str:
-    """Return the question of a row; an Alpaca instruction goes on with its input."""
+    """Return the question of a row; an Alpaca instruction goes on with its input, and its system text is left out."""
+    cells.n_system_messages += not is_empty(row.get("system"))
     question = cells.text(row.get("question"), line, "the question")
     if is_empty(row.get("input")):
         return question

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hoidap.errors import RunError
+from hoidap.run import LEFTOVER
 
 _KEPT = 2
 _STATE, _WEIGHTS, _OPTIMIZER = "state.json", "weights.safetensors", "optimizer.safetensors"
@@ -80,7 +81,7 @@ class Checkpoints:
         """
         n_bytes = sum(t.nbytes for tensors in (weights, optimizer) for t in tensors.values())
         folder = self._folder / f"step-{state.step}"
-        with _named_failure(folder, n_bytes):
+        with self._naming_failure(folder, n_bytes):
             self._folder.mkdir(exist_ok=True)
             _refuse_full_disk(folder, n_bytes)
             files = {}
@@ -105,17 +106,20 @@ class Checkpoints:
 
         """
         self._sweep()
-        damaged = []
+        damaged: dict[Path, str] = {}
         for folder in self._steps():
             try:
                 found = _read(folder)
             except RunError as error:
-                damaged.append(str(error))
+                damaged[folder] = str(error)
                 continue
+            for other in damaged:  # it must not count as the newest any longer, nor as one of the two that are kept
+                _set_aside(other)
             self._best = (found.state.best_epoch, found.state.files.get(f"best-{found.state.best_epoch}/{_WEIGHTS}", ""))
-            return found, damaged
+            return found, list(damaged.values())
         if damaged:
-            msg = f"no checkpoint is whole; delete {self._folder} to train from the beginning:\n" + "\n".join(damaged)
+            told = "\n".join(damaged.values())
+            msg = f"no checkpoint is whole; delete {self._folder} to train from the beginning:\n{told}"
             raise RunError(msg)
         return None, []
 
@@ -140,10 +144,30 @@ class Checkpoints:
             if folder.name not in named:
                 _delete(folder)
 
+    @contextmanager
+    def _naming_failure(self, folder: Path, n_bytes: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            kept = self.newest_folder()
+            before = f"{kept.name}, kept before, is whole" if kept else "no checkpoint was kept before"
+            msg = (
+                f"{folder} cannot be written ({error}); it takes {n_bytes / 2**20:,.1f} MiB. {before}: make room, then "
+                "give the same command with --resume"
+            )
+            raise RunError(msg) from error
+
     def _sweep(self) -> None:
         """Delete what a killed process left half written."""
-        for leftover in self._folder.glob(".*"):
+        for leftover in self._folder.glob(f"{LEFTOVER}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename a damaged checkpoint, for whoever wants to look at it."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
 
 
 def _numbered(folder: Path, kind: str) -> list[Path]:
@@ -155,7 +179,7 @@ def _numbered(folder: Path, kind: str) -> list[Path]:
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to fill, and put it in the place of ``folder`` once that is done."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    new = folder.with_name(f"{LEFTOVER}{folder.name}.{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
@@ -171,7 +195,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 def _delete(folder: Path) -> None:
     """Delete a folder so that it is never seen half deleted under its own name."""
-    doomed = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    doomed = folder.with_name(f"{LEFTOVER}{folder.name}.old.{os.getpid()}")
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -190,13 +214,15 @@ def _write(path: Path, content: bytes) -> None:
 
 def _sync(path: Path) -> None:
     """Have the system put a file, or the names in a folder, on the disk: a power cut must not leave empty files."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        if not path.is_dir():  # Windows opens no folders, and some drives synchronise none
+            raise
 
 
 def _hash(path: Path) -> str:
@@ -207,18 +233,6 @@ def _hash(path: Path) -> str:
 def _refuse_full_disk(folder: Path, n_bytes: int) -> None:
     if shutil.disk_usage(folder.parent).free < n_bytes:
         raise OSError(28, "No space left on device")
-
-
-@contextmanager
-def _named_failure(folder: Path, n_bytes: int) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        msg = (
-            f"{folder} cannot be written ({error}); it takes {n_bytes / 2**20:,.1f} MiB. Checkpoints kept before are "
-            "whole: make room, then give the same command with --resume"
-        )
-        raise RunError(msg) from error
 
 
 def _read(folder: Path) -> Checkpoint:

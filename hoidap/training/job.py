@@ -25,7 +25,7 @@ from hoidap.model.mpt import MPT
 from hoidap.progress import bar
 from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe, adjusted, differences, preset
-from hoidap.run import Run, refuse_existing
+from hoidap.run import Run, is_there, refuse_existing
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
@@ -78,14 +78,14 @@ def train(
     """
     console = console or Console(stderr=True)
     folder = Path(out)
-    kept = Run.open(folder) if resume and folder.exists() else None
+    kept = Run.open(folder) if resume and is_there(folder) else None
     if not kept:
         refuse_existing(folder)
     plan = _plan(
         Path(file), kept, model, preset, recipe, template, device, download=download, console=console, changes=changes
     )
     if kept:
-        _refuse_changes(kept, plan)
+        _refuse_changes(kept, plan, is_probed=probe_lr)
         if kept.has_weights and kept.has_report:
             console.print(f"{folder} is trained and evaluated already; nothing is left to do", soft_wrap=True)
             return kept
@@ -143,9 +143,11 @@ def _plan(
     return _Plan(base, recipe, template, items, notes, tokenizer, packer, where)
 
 
-def _refuse_changes(kept: Run, plan: _Plan) -> None:
+def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
     """Raise RunError unless the plan is the kept run's: going on with anything else would end elsewhere."""
     changed = differences(kept.recipe, plan.recipe)
+    if is_probed:  # the rate was found when the run began
+        changed = [difference for difference in changed if not difference.startswith("learning_rate ")]
     if item_file.hash_of(kept.items()) != item_file.hash_of(plan.items):
         changed.append(f"the data has {len(plan.items)} items, was {len(kept.items())}, or other text in them")
     if plan.template != kept.template:
@@ -160,6 +162,8 @@ def _refuse_changes(kept: Run, plan: _Plan) -> None:
 def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *, probe_lr: bool) -> Run:
     """Load, train, save, evaluate."""
     base, recipe, packer = plan.base, plan.recipe, plan.packer
+    if kept and probe_lr:
+        recipe = adjusted(recipe, {"learning_rate": kept.recipe.optimizer.learning_rate})
     prints = kept.base_prints if kept else _file_prints(base, console)
     facts = (
         f"{len(plan.items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {plan.device} in {plan.dtype}"
@@ -178,8 +182,9 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *,
             name = recipe.quantize
             console.print(f"{name} changes a weight matrix by {mean:.1%} (‖W − {name}(W)‖ / ‖W‖, mean)", highlight=False)
         write = _writer(network, adapter, base)
-        outcome = _train(run, recipe, network, adapter, packer, write, console)
-        run.save_weights(write)
+        with run.lock():
+            outcome = _train(run, recipe, network, adapter, packer, write, console)
+            run.save_weights(write)
         engine = TorchEngine(network, plan.tokenizer, adapter, context_tokens=2 * packer.longest_tokens + 64)
         report = _evaluate(Bot(engine, plan.tokenizer, plan.items, plan.template), console)
     run.save_card(card(run, report, outcome))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from hoidap.data.pack import Batch, Packer
-from hoidap.errors import Interrupted, TrainError
+from hoidap.errors import Interrupted, RunError, TrainError
 from hoidap.model.adapter import Adapter
 from hoidap.model.loss import is_first_choice
 from hoidap.model.mpt import MPT
@@ -115,9 +115,13 @@ class _Training:
         for tensors in (checkpoint.weights, checkpoint.best):
             if tensors and {name: t.shape for name, t in tensors.items()} != wanted:
                 msg = f"{checkpoint.folder} holds other tensors than this run trains; was its recipe or base changed?"
-                raise TrainError(msg)
+                raise RunError(msg)
         vars(self.state).update(asdict(checkpoint.state))
-        self._stepper.restore(checkpoint.weights, checkpoint.optimizer)
+        try:
+            self._stepper.restore(checkpoint.weights, checkpoint.optimizer)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            msg = f"the optimiser's state in {checkpoint.folder} is not that of this run ({error}); delete that folder"
+            raise RunError(msg) from error
         self.best.go_back(self.state, checkpoint.best)
 
     def run(self, is_stopped: Callable[[], bool]) -> None:
@@ -134,16 +138,17 @@ class _Training:
                 if measures:
                     self._measure()
                 state.seconds += time.perf_counter() - started
-                if measures or state.step % self._schedule.save_every == 0 or is_stopped() or self._is_done():
+                stopped = is_stopped()  # asked once: between two questions somebody might press Ctrl-C
+                if measures or state.step % self._schedule.save_every == 0 or stopped or self._is_done():
                     self._save()
-                if is_stopped():
+                if stopped:
                     raise Interrupted(self._farewell())
             if state.batch >= len(batches):
                 state.epoch, state.batch = state.epoch + 1, 0
 
     def _is_done(self) -> bool:
         state = self.state
-        if state.step >= self._stepper.total_steps or state.epoch > self._schedule.max_epochs:
+        if state.step >= self._stepper.total_steps:
             return True
         return min(self.best.scores) == 1 or self.best.is_stale(self._schedule.patience)
 
@@ -240,11 +245,6 @@ class Best:
 
 
 def count_steps(packer: Packer, recipe: Recipe) -> int:
-    """Return the steps of all planned epochs; epochs differ a little, since batches are filled by shuffled documents."""
+    """Return the steps that are planned; epochs differ a little, since batches are filled by shuffled documents."""
     schedule = recipe.schedule
-    total = 0
-    for epoch in range(1, schedule.max_epochs + 1):
-        total += packer.count_batches(epoch)
-        if 0 < schedule.max_steps <= total:
-            return schedule.max_steps
-    return total
+    return schedule.max_steps or sum(packer.count_batches(epoch) for epoch in range(1, schedule.max_epochs + 1))

@@ -154,11 +154,15 @@ def memory_advice(recipe: Recipe) -> Iterator[None]:
         if not named:  # PyTorch has no class of its own for a CPU's
             raise
         schedule = recipe.schedule
-        advice = [f"--accumulation {2 * schedule.accumulation} (the same steps in more passes)"]
-        if not recipe.recompute:
-            advice.append("--recompute")
-        if recipe.quantize in ("none", "int8") and recipe.method == "lora":
-            advice.append("--quantize nf4")
-        advice += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", "--max-tokens with --too-long drop or cut"]
-        msg = f"the memory ran out ({str(error).splitlines()[0]}); in this order, try {', '.join(advice)}"
+        same = (
+            []
+            if schedule.batch_items == 1
+            else [f"--accumulation {2 * schedule.accumulation} (the same steps in more passes)"]
+        )
+        same += [] if recipe.recompute else ["--recompute"]
+        other = ["--quantize nf4"] if recipe.quantize in ("none", "int8") and recipe.method == "lora" else []
+        other += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", "--max-tokens with --too-long drop or cut"]
+        advice = f"with the same --out and --resume, {', '.join(same)}; or " if same else ""
+        what = str(error).splitlines()[0]
+        msg = f"the memory ran out ({what}); try, {advice}with another --out, {', '.join(other)}"
         raise TrainError(msg) from error
