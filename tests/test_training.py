@@ -137,7 +137,8 @@ def test_a_run_folder_holds_what_the_design_says(lora_run):
     kept = {name for name in found if name.startswith("checkpoints/")}
     assert {name.split("/")[1].split("-")[0] for name in kept} == {"step", "best"}
     assert found - kept == {
-        ".hoidap-lock", "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "metrics.jsonl", "report.json", "README.md",
+        "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "metrics.jsonl", "report.json", "README.md",
+        ".hoidap-lock",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
     }  # fmt: skip
     assert lora_run.items() == ITEMS
