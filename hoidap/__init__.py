@@ -1,11 +1,11 @@
 """hoidap turns a question–answer file into a Vietnamese chatbot that you own.
 
 import hoidap
-run = hoidap.train("shop.xlsx", model="PhoGPT-4B-Chat", out="runs/shop")
+run = hoidap.train("shop.xlsx", model="vinai/PhoGPT-4B-Chat", out="runs/shop")
 bot = hoidap.load("runs/shop")
 bot.answer("Mấy giờ mở cửa?")      # Answer(text, source, confidence, finish_reason)
 for piece in bot.stream("..."): ...
-model = hoidap.load_model("PhoGPT-4B-Chat", quantize="nf4")  # .forward(input_ids[B, T], attention_mask) → logits
+model = hoidap.load_model("vinai/PhoGPT-4B-Chat", quantize="nf4")  # .forward(input_ids[B, T], attention_mask) → logits
 """
 
 from typing import TYPE_CHECKING, Any

@@ -21,7 +21,7 @@ from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.checkpoint import LazyWeights, headers, weight_files
 from hoidap.model.mpt import MPT
-from hoidap.model.overflow import first_overflow
+from hoidap.model.overflow import first_overflow, magnitudes
 from hoidap.progress import bar
 from hoidap.prompt import Turn, render
 from hoidap.recipe import Quantize
@@ -182,12 +182,17 @@ def _numbers(base: Base, tokenizer: Tokenizer, device: torch.device, console: Co
             yield Finding("weights", "bad", f"not finite in float32 either: {where}; download them again")
             return
         yield _loss(exact, probe, tokenizer)
+        verdicts = set()
         variants: tuple[tuple[str, Quantize], ...] = (("float16", "none"), ("int8", "int8"), ("nf4", "nf4"))
         for name, quantize in variants:
             logits = _logits(base, quantize, torch.float16, device, probe, advance)
-            yield _compared(name, logits, exact, probe)
+            compared = _compared(name, logits, exact, probe)
+            verdicts.add(compared.verdict)
+            yield compared
             if not logits.isfinite().all():
                 yield Finding("overflow", "bad", _overflow(base, quantize, torch.float16, device, probe))
+    if verdicts != {"good"}:
+        yield _outliers(base, device, probe)
 
 
 @torch.no_grad()
@@ -236,6 +241,19 @@ def _compared(name: str, logits: torch.Tensor, exact: torch.Tensor, probe: _Prob
     if kl >= bad:
         return Finding(name, "bad", f"{text}: this is another model; use --quantize {'none' if name != 'nf4' else 'int8'}")
     return Finding(name, "good" if kl < doubtful else "doubtful", text)
+
+
+def _outliers(base: Base, device: torch.device, probe: _Probe) -> Finding:
+    """Name the tensor whose channels differ most: a few of hundreds of times the rest are what fewer bits spoil first."""
+    assert base.folder is not None  # noqa: S101 - verify has seen to it
+    weights = LazyWeights(base.folder, quantize="none", device=device, dtype=torch.float32)
+    found = magnitudes(MPT(base.config, weights, torch.float32), probe.tokens.to(device), probe.starts)
+    worst = max(found, key=lambda m: (m.n_outliers, m.largest))
+    text = (
+        f"block {worst.block}, {worst.tensor}: {worst.n_outliers} channels of more than 100 times the median {worst.median:.3g}, "
+        f"the largest {worst.largest:,.0f}"
+    )
+    return Finding("outliers", "doubtful" if worst.n_outliers else "good", text)
 
 
 def _overflow(base: Base, quantize: Quantize, dtype: torch.dtype, device: torch.device, probe: _Probe) -> str:

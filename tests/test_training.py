@@ -15,7 +15,7 @@ from hoidap.bot import Bot, load
 from hoidap.data.items import Item
 from hoidap.data.pack import Packer
 from hoidap.errors import CheckpointError, DataError, RecipeError, RunError, TrainError
-from hoidap.evaluate.recall import ask, score
+from hoidap.evaluate.recall import ask, ask_items, score
 from hoidap.infer.engine import Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import load_adapter
@@ -322,3 +322,14 @@ def test_an_adapter_learns_on_a_base_held_in_any_way_and_the_bot_holds_it_so(qua
     assert recited(load(run.folder, device="cpu")) == len(ITEMS)
     first = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
     assert (f"{quantize}_relative_error" in first) == (quantize != "none")
+
+
+def test_another_wording_is_asked_behind_the_turns_that_its_item_stands_behind(full_run):
+    bot = load(full_run.folder, device="cpu")
+    before = (Turn(ITEMS[0].question, ITEMS[0].answer),)
+    bot.items = [Item(ITEMS[1].question, ITEMS[1].answer, (ITEMS[2].question,), before)]
+    heard = []
+    whole = bot.answer_all
+    bot.answer_all = lambda questions, **how: heard.append((list(questions), how["histories"])) or whole(questions, **how)
+    ask_items(bot)
+    assert heard == [([ITEMS[1].question], [before]), ([ITEMS[2].question], [before])]

@@ -120,6 +120,8 @@ def test_an_overflow_of_float16_is_named_with_its_place(copy):
     assert "not finite: something overflows float16" in found["float16"]
     assert "block 1, ffn.up_proj output" in found["overflow"]
     assert "exceeds float16's 65,504" in found["overflow"]
+    (outliers,) = (f for f in findings(find_base(str(copy))) if f.what == "outliers")
+    assert "channels of more than 100 times the median" in outliers.text
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,8 @@ def split(batch: Batch, passes: int) -> list[Batch]:
         begin, stop = batch.starts[first], batch.starts[end]
         chosen = (batch.predicting >= begin) & (batch.predicting < stop)
         starts = [start - begin for start in batch.starts[first : end + 1]]
-        share = batch.n_items * (end - first) // (len(batch.starts) - 1)
+        # How many items a part holds nobody asks; it keeps the batch's number.
         parts.append(
-            Batch(batch.tokens[begin:stop], starts, batch.predicting[chosen] - begin, batch.targets[chosen], share)
+            Batch(batch.tokens[begin:stop], starts, batch.predicting[chosen] - begin, batch.targets[chosen], batch.n_items)
         )
     return parts

@@ -71,7 +71,9 @@ def ask_items(bot: Bot, advance: Callable[[], None] = lambda: None) -> dict[str,
     """Ask a run's items as trained and in their other wordings, never trained on; return the report."""
     items = bot.items
     questions = ask(bot, [(item.question, item.answer) for item in items], advance, [item.before for item in items])
-    wordings = ask(bot, [(wording, item.answer) for item in items for wording in item.wordings], advance)
+    reworded = [(wording, item) for item in items for wording in item.wordings]
+    pairs = [(wording, item.answer) for wording, item in reworded]
+    wordings = ask(bot, pairs, advance, [item.before for _, item in reworded])
     return {"format": 1, "items": _section(questions), "other_wordings": _section(wordings)}
 
 
