@@ -249,10 +249,8 @@ def _outliers(base: Base, device: torch.device, probe: _Probe) -> Finding:
     weights = LazyWeights(base.folder, quantize="none", device=device, dtype=torch.float32)
     found = magnitudes(MPT(base.config, weights, torch.float32), probe.tokens.to(device), probe.starts)
     worst = max(found, key=lambda m: (m.n_outliers, m.largest))
-    text = (
-        f"block {worst.block}, {worst.tensor}: {worst.n_outliers} channels of more than 100 times the median {worst.median:.3g}, "
-        f"the largest {worst.largest:,.0f}"
-    )
+    count = f"{worst.n_outliers} channels of more than 100 times the median {worst.median:.3g}"
+    text = f"block {worst.block}, {worst.tensor}: {count}, the largest {worst.largest:,.0f}"
     return Finding("outliers", "doubtful" if worst.n_outliers else "good", text)
 
 
