@@ -21,7 +21,7 @@ from hoidap.base import find_base
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
 from hoidap.model.checkpoint import load_checkpoint
-from hoidap.training.loop import measure_recall
+from hoidap.training.exam import measure_recall
 
 CPU = torch.device("cpu")
 

@@ -27,6 +27,7 @@ from hoidap.model.mpt import MPT
 from hoidap.prompt import PHOGPT_7B5_INSTRUCT
 from hoidap.recipe import SEED, Recipe
 from hoidap.training.checkpoint import Checkpoints
+from hoidap.training.exam import RecallExam
 from hoidap.training.job import load_for_training
 from hoidap.training.loop import train
 
@@ -76,7 +77,7 @@ def run(base: Base, recipe: Recipe, device: torch.device, n_poems: int) -> dict[
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
-        train(model, adapter, packer, recipe, losses, checkpoints)
+        train(model, adapter, packer, RecallExam(packer, 0.0), recipe, losses, checkpoints)
         seconds = time.perf_counter() - started
         newest = checkpoints.newest_folder()
         assert newest is not None

@@ -24,7 +24,8 @@ SCRATCH = "scratch"
 _SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=1024)
 _HASHED_BYTES = 64 * 2**20
 _VOCABULARY_7B5 = 250_880  # BLOOM's, padded; PhoGPT-4B has 20,480
-_SHIPPED_TOKENIZER = Path(__file__).parent / "assets" / "tokenizer.json"
+MINI = "mini"
+SHIPPED = Path(__file__).parent / "assets" / "mini"  # the base that comes with the package
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Base:
 
     def prints(self, advance: Callable[[int], None] = lambda _n_bytes: None) -> dict[str, FilePrint]:
         """Return the size and SHA-256 of each file; ``advance`` is told the bytes as they are read."""
-        return {file.name: FilePrint(file.stat().st_size, _sha256(file, advance)) for file in self.files()}
+        return {file.name: file_print(file, advance) for file in self.files()}
 
     def changed_since(self, prints: Mapping[str, FilePrint]) -> list[str]:
         """Return the names of files that are not those of ``prints``.
@@ -118,9 +119,11 @@ def find_base(name: str, *, download: bool = False, console: Console | None = No
         CheckpointError: no such folder; or the hub, the network or the disk does not give the model.
     """
     if name == SCRATCH:
-        return Base(SCRATCH, None, _SCRATCH_CONFIG, _SHIPPED_TOKENIZER)
+        return Base(SCRATCH, None, _SCRATCH_CONFIG, SHIPPED / "tokenizer.json")
     folder = Path(name)
-    if folder.is_dir():
+    if name == MINI:
+        folder = SHIPPED
+    elif folder.is_dir():
         folder = folder.resolve()
         name = str(folder)
     elif hub_id := parse_hub_id(name):
@@ -131,6 +134,11 @@ def find_base(name: str, *, download: bool = False, console: Console | None = No
         msg = f"--model is {name!r}, and there is no such folder; {advice}"
         raise CheckpointError(msg)
     return Base(name, folder, read_config(folder / "config.json"), folder / "tokenizer.json")
+
+
+def file_print(file: Path, advance: Callable[[int], None] = lambda _n_bytes: None) -> FilePrint:
+    """Return a file's size and SHA-256."""
+    return FilePrint(file.stat().st_size, _sha256(file, advance))
 
 
 def _sha256(file: Path, advance: Callable[[int], None] = lambda _n_bytes: None) -> str:

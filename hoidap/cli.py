@@ -140,6 +140,55 @@ def train(
 
 
 @app.command()
+def pretrain(
+    texts: Annotated[
+        list[Path],
+        typer.Argument(metavar="TEXT...", help="UTF-8 text (.xz too): a paragraph a line, a blank one between articles."),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make; the base is then in its model/.")],
+    pairs: Annotated[
+        Path | None, typer.Option(help="Questions and answers to mix in, all wordings trained, as `train` reads them.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Text to measure on. [default: a hundredth of the articles, by their hash]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="A base to go on from. [default: random weights]")] = None,
+    width: Annotated[int, typer.Option(help="d_model of random weights; heads have 64.", min=64)] = 448,
+    layers: Annotated[int, typer.Option(help="Blocks of random weights.", min=1)] = 6,
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json for random weights. [default: mini's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the text. [default: 6]")] = None,
+    max_steps: MaxSteps = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-3]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Share of a weight lost a step, times the rate.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one step. [default: 32768]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest chunk of an article. [default: 512]")] = None,
+    accumulation: Accumulation = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: 1000]")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    resume: Resume = False,
+    download: Download = False,
+) -> None:
+    """Make a base from plain text, or go on with one: every weight trained, in bfloat16 on a GPU.
+
+    Articles are packed without seeing each other. The loss on held-out text is measured every epoch, in nats a token and
+    bits a byte, and the best weights are kept. This made mini, the base that ships.
+    """
+    from hoidap.training.pretrain import Shape
+    from hoidap.training.pretrain import pretrain as run_job
+
+    made = run_job(
+        texts, out=out, pairs=pairs, held_out=held_out, model=model,
+        shape=None if model else Shape(width, layers, max(1, width // 64)), tokenizer=tokenizer, device=device,
+        resume=resume, download=download, max_epochs=epochs, max_steps=max_steps, learning_rate=lr,
+        weight_decay=weight_decay, batch_tokens=batch_tokens, max_tokens=max_tokens, accumulation=accumulation,
+        save_every=save_every, seed=seed, dtype=dtype,
+    )  # fmt: skip
+    _note(f"next: hoidap train FILE --model {made} --out RUN")
+
+
+@app.command()
 def evaluate(
     run: RunFolder,
     questions: Annotated[

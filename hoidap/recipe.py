@@ -100,7 +100,7 @@ class Schedule:
     batch_items: int = 0  # conversations in one step, at most; 0: as many as the tokens allow
     accumulation: int = 1  # passes that a step is split into, their gradients added: the same step in less memory
     followup_share: float = 0.5  # of the conversations, those of two or three items: the later turns of a chat
-    recall_every: int = 2  # epochs between two measurements of recall; 0: none, and the last weights are kept
+    recall_every: int = 2  # epochs between two measurements (pretraining: of the held-out loss); 0: none, the last are kept
     patience: int = 3  # measurements without a rise after which training stops
     save_every: int = 50  # steps between two checkpoints, from which an interrupted run goes on
     log_every: int = 1  # steps that one line of metrics.jsonl is the mean of
@@ -179,6 +179,16 @@ SCRATCH = Recipe(
     quantize="none",
     optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01),
     schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4, save_every=200),
+)
+# A base made from plain text (`hoidap pretrain`): small models take a far higher rate than PhoGPT's.
+PRETRAIN = Recipe(
+    method="full",
+    quantize="none",
+    optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.1, warmup_fraction=0.02, final_fraction=0.02),
+    text=Text(max_tokens=512, loss_on="text"),
+    schedule=Schedule(
+        max_epochs=6, batch_tokens=32_768, followup_share=0.0, patience=1000, recall_every=1, save_every=1000, log_every=10
+    ),
 )
 # Preset "seed": the run of PhoGPT-7.5B-Fine-tuning-QLoRA that many have copied, to the letter, with what transformers'
 # TrainingArguments of its day left unsaid (betas, no warm-up, cosine to 0, clipping at 1). But </s> is always trained:

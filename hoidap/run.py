@@ -13,6 +13,8 @@
     README.md         the card
     .hoidap-lock      held by the process that trains
 
+A pretraining leaves the same but for the items and the report; its ``run.toml`` has the hashes of its text.
+
 Each file is written under a temporary name, ``.hoidap.…``, and renamed, so what is there is whole.
 """
 
@@ -44,118 +46,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
-    """An existing run folder, its ``run.toml`` and ``recipe.toml`` read and checked."""
+class RunFolder:
+    """What every training leaves behind, whatever it trained on."""
 
     folder: Path
-    base_name: str
-    base_prints: dict[str, FilePrint]
     recipe: Recipe
-    template: Template
-
-    @classmethod
-    def create(
-        cls,
-        folder: Path,
-        base: Base,
-        prints: dict[str, FilePrint],
-        recipe: Recipe,
-        template: Template,
-        items: Sequence[Item],
-        notes: Sequence[str] = (),
-    ) -> "Run":
-        """Make a new run folder with all that is known before training.
-
-        Raises:
-            RunError: the folder exists.
-        """
-        refuse_existing(folder)
-        facts = {
-            "format": FORMAT,
-            "template": template.name,
-            "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
-            "items": {"count": len(items), "sha256": item_file.hash_of(items)},
-        }
-        with (
-            _naming_failure(folder),
-            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
-        ):
-            new = Path(parent) / "run"
-            (new / "data").mkdir(parents=True)
-            (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
-            (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
-            if notes:
-                (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
-            shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
-            if folder.exists():
-                folder.rmdir()  # an empty one; Windows renames to nothing that is there
-            new.rename(folder)
-        return cls.open(folder)
-
-    @classmethod
-    def open(cls, folder: Path) -> "Run":
-        """Read a run folder.
-
-        Raises:
-            RunError: no run folder, or one of another format.
-        """
-        path = folder / "run.toml"
-        if not path.is_file():
-            msg = f"{folder} is not a run folder (no run.toml); `hoidap train FILE --out {folder}` makes one"
-            raise RunError(msg)
-        try:
-            facts = tomllib.loads(path.read_text(encoding="utf-8"))
-            if facts["format"] != FORMAT:
-                msg = f"{path} has format {facts['format']!r}; this hoidap reads {FORMAT}: use the version that wrote it"
-                raise RunError(msg)
-            template = find_template(facts["template"])
-            name = facts["base"]["name"]
-            prints = {file: FilePrint(**values) for file, values in facts["base"]["files"].items()}
-            recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, RecipeError) as error:
-            msg = f"{path} cannot be read: {error!r}"
-            raise RunError(msg) from None
-        return cls(folder, name, prints, recipe, template)
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """The base's tokenizer."""
-        return self.folder / "tokenizer.json"
-
-    def items(self) -> list[Item]:
-        """Return the items as trained."""
-        return item_file.from_jsonl(self.folder / "data" / "items.jsonl")
-
-    def weights_folder(self) -> Path:
-        """Return where the tuned weights are: an adapter's or a whole model's folder.
-
-        Raises:
-            RunError: training did not get as far as writing them.
-        """
-        folder = self._weights_folder
-        if not folder.is_dir():
-            msg = (
-                f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; "
-                "give the command that began it again, with --resume"
-            )
-            raise RunError(msg)
-        return folder
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether training came to its end."""
-        return self._weights_folder.is_dir()
-
-    @property
-    def has_report(self) -> bool:
-        """Whether the run was evaluated."""
-        return (self.folder / "report.json").is_file()
 
     @property
     def checkpoints_folder(self) -> Path:
         """Where training keeps its checkpoints."""
         return self.folder / "checkpoints"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether training came to its end."""
+        return self._weights_folder.is_dir()
 
     def save_weights(self, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a new folder with the tuned weights, then put it in its place."""
@@ -217,6 +122,120 @@ class Run:
                 continue
         _write(path, "".join(kept))
 
+    def save_card(self, card: str) -> None:
+        """Write the run's ``README.md``."""
+        _write(self.folder / "README.md", card)
+
+    @property
+    def _weights_folder(self) -> Path:
+        return self.folder / ("adapter" if self.recipe.method == "lora" else "model")
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """An existing run folder, its ``run.toml`` and ``recipe.toml`` read and checked."""
+
+    base_name: str
+    base_prints: dict[str, FilePrint]
+    template: Template
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        base: Base,
+        prints: dict[str, FilePrint],
+        recipe: Recipe,
+        template: Template,
+        items: Sequence[Item],
+        notes: Sequence[str] = (),
+    ) -> "Run":
+        """Make a new run folder with all that is known before training.
+
+        Raises:
+            RunError: the folder exists.
+        """
+        refuse_existing(folder)
+        facts = {
+            "format": FORMAT,
+            "template": template.name,
+            "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
+            "items": {"count": len(items), "sha256": item_file.hash_of(items)},
+        }
+        with (
+            _naming_failure(folder),
+            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
+        ):
+            new = Path(parent) / "run"
+            (new / "data").mkdir(parents=True)
+            (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
+            (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
+            if notes:
+                (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
+            shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
+            if folder.exists():
+                folder.rmdir()  # an empty one; Windows renames to nothing that is there
+            new.rename(folder)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run folder.
+
+        Raises:
+            RunError: no run folder, or one of another format.
+        """
+        path = folder / "run.toml"
+        if not path.is_file():
+            msg = f"{folder} is not a run folder (no run.toml); `hoidap train FILE --out {folder}` makes one"
+            raise RunError(msg)
+        try:
+            facts = tomllib.loads(path.read_text(encoding="utf-8"))
+            if facts["format"] != FORMAT:
+                msg = f"{path} has format {facts['format']!r}; this hoidap reads {FORMAT}: use the version that wrote it"
+                raise RunError(msg)
+            if "pretraining" in facts:
+                msg = f"{folder} is a pretraining's: hoidap train FILE --model {folder / 'model'} makes a bot of its base"
+                raise RunError(msg)
+            template = find_template(facts["template"])
+            name = facts["base"]["name"]
+            prints = {file: FilePrint(**values) for file, values in facts["base"]["files"].items()}
+            recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, RecipeError) as error:
+            msg = f"{path} cannot be read: {error!r}"
+            raise RunError(msg) from None
+        return cls(folder, recipe, name, prints, template)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The base's tokenizer."""
+        return self.folder / "tokenizer.json"
+
+    def items(self) -> list[Item]:
+        """Return the items as trained."""
+        return item_file.from_jsonl(self.folder / "data" / "items.jsonl")
+
+    def weights_folder(self) -> Path:
+        """Return where the tuned weights are: an adapter's or a whole model's folder.
+
+        Raises:
+            RunError: training did not get as far as writing them.
+        """
+        folder = self._weights_folder
+        if not folder.is_dir():
+            msg = (
+                f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; "
+                "give the command that began it again, with --resume"
+            )
+            raise RunError(msg)
+        return folder
+
+    @property
+    def has_report(self) -> bool:
+        """Whether the run was evaluated."""
+        return (self.folder / "report.json").is_file()
+
     def save_report(self, report: dict[str, Any]) -> Path:
         """Write ``report.json`` and return its path."""
         text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
@@ -236,13 +255,52 @@ class Run:
             raise RunError(msg) from None
         return report
 
-    def save_card(self, card: str) -> None:
-        """Write the run's ``README.md``."""
-        _write(self.folder / "README.md", card)
 
-    @property
-    def _weights_folder(self) -> Path:
-        return self.folder / ("adapter" if self.recipe.method == "lora" else "model")
+@dataclass(frozen=True)
+class Pretraining(RunFolder):
+    """The folder of a pretraining: ``run.toml`` tells from what and on what, ``model/`` is the base that it made."""
+
+    facts: dict[str, Any]
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, facts: dict[str, Any]) -> "Pretraining":
+        """Make a new folder with all that is known before training.
+
+        Raises:
+            RunError: the folder exists.
+        """
+        refuse_existing(folder)
+        with (
+            _naming_failure(folder),
+            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
+        ):
+            new = Path(parent) / "run"
+            new.mkdir()
+            (new / "run.toml").write_text(tomli_w.dumps({"format": FORMAT, "pretraining": facts}), encoding="utf-8")
+            (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            if folder.exists():
+                folder.rmdir()
+            new.rename(folder)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Pretraining":
+        """Read the folder of a pretraining.
+
+        Raises:
+            RunError: it is none.
+        """
+        try:
+            values = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                msg = f"{folder} has format {values['format']!r}; this hoidap reads {FORMAT}: use the version that wrote it"
+                raise RunError(msg)
+            facts = values["pretraining"]
+            recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, RecipeError) as error:
+            msg = f"{folder} is not the folder of a pretraining ({error!r}); choose another --out"
+            raise RunError(msg) from None
+        return cls(folder, recipe, facts)
 
 
 def is_there(folder: Path) -> bool:

@@ -4,7 +4,7 @@ PhoGPT's tokenizer is a byte-level BPE with ``<unk>`` 0, ``<s>`` 1, ``</s>`` 2, 
 is added: neither its chat template nor its fine-tuning data has one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -61,6 +61,11 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text`` (made NFC first), with nothing added at either end."""
         return self._core.encode(nfc(text), add_special_tokens=False).ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode many texts at once, on all cores."""
+        encodings = self._core.encode_batch([nfc(text) for text in texts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token by its text, None if there is none."""

@@ -553,12 +553,12 @@ def test_changing_loaded_weights_leaves_the_file_alone(folder):
     assert holds(load(folder), TENSORS)
 
 
-def test_a_quantised_model_is_not_saved(folder, tmp_path):
+def test_a_model_in_eight_bits_is_not_saved(folder, tmp_path):
     save_bin(TENSORS, folder / "pytorch_model.bin")
     saved = tmp_path / "saved"
     saved.mkdir()
-    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.Wqkv\.weight is quantised; only a model of 16- or 32-bit"):
-        save_checkpoint(load(folder, quantize="nf4"), saved)
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.Wqkv\.weight is quantised to 8 bits; only a model of 4-,"):
+        save_checkpoint(load(folder, quantize="int8"), saved)
     assert list(saved.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from hoidap.prompt import PHOGPT_4B_CHAT, PHOGPT_7B5_INSTRUCT, Turn
 from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "tokenizer.json")
+TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "mini" / "tokenizer.json")
 SHORT = Item("Mấy giờ mở cửa?", "8 giờ ạ.", ("mấy giờ mở",))
 LONG = Item("Kể hết đi?", "Dạ, tiệm có chậu gốm, ghế mây, đèn 🏮 và khăn trải bàn thêu tay. " * 6, ("kể đi",))
 MOST = 80

@@ -27,7 +27,7 @@ from hoidap.training.step import Stepper
 pytestmark = pytest.mark.gpu
 
 GOLDEN = Path(__file__).parent / "golden"
-TOKENIZER = Path(__file__).parent.parent / "hoidap" / "assets" / "tokenizer.json"
+TOKENIZER = Path(__file__).parent.parent / "hoidap" / "assets" / "mini" / "tokenizer.json"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=2, vocab_size=8192, max_seq_len=512)
 # Relative error of a whole gradient against float32: rounding of 8 and 11 bits, several products deep.

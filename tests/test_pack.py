@@ -15,7 +15,7 @@ from hoidap.prompt import PHOGPT_7B5_INSTRUCT, Turn, render
 from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "tokenizer.json")
+TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "mini" / "tokenizer.json")
 ITEMS = [
     Item(f"Câu hỏi số {n} là gì{' vậy' * (n % 4)}?", f"Trả lời số {n}: {'rất dài ' * (n % 7)}hết {n}.", (f"Cách khác {n}",))
     for n in range(101)

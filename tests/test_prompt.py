@@ -15,7 +15,7 @@ from hoidap.prompt import INSTRUCTION_RESPONSE, PHOGPT_4B_CHAT, PHOGPT_7B5_INSTR
 from hoidap.text import nfc
 from hoidap.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "tokenizer.json")
+TOKENIZER = Tokenizer.from_file(Path(hoidap.__file__).parent / "assets" / "mini" / "tokenizer.json")
 
 # chat_template of vinai/PhoGPT-4B-Chat's tokenizer_config.json, commit 5b1d456, letter by letter.
 CHAT_TEMPLATE = (

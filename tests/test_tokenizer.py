@@ -13,7 +13,7 @@ from hoidap.errors import TokenizerError
 from hoidap.text import nfc
 from hoidap.tokenizer import SPECIALS, Tokenizer, train_tokenizer
 
-SHIPPED_FILE = Path(hoidap.__file__).parent / "assets" / "tokenizer.json"
+SHIPPED_FILE = Path(hoidap.__file__).parent / "assets" / "mini" / "tokenizer.json"
 SHIPPED = Tokenizer.from_file(SHIPPED_FILE)
 CORPUS = ["Cửa hàng mở cửa lúc mấy giờ?", "Dạ, cửa hàng mở cửa từ 8 giờ sáng đến 21 giờ."] * 8
 SENTENCES = [

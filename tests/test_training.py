@@ -24,8 +24,8 @@ from hoidap.prompt import Turn
 from hoidap.recipe import Optimizer, Schedule, adjusted
 from hoidap.run import Run
 from hoidap.training import loop, optimizer
+from hoidap.training.exam import measure_recall
 from hoidap.training.job import load_for_training, train
-from hoidap.training.loop import measure_recall
 from hoidap.training.step import Stepper
 
 CPU = torch.device("cpu")

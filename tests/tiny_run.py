@@ -12,7 +12,7 @@ from hoidap.model.checkpoint import assemble, random_tensors, save_checkpoint
 from hoidap.model.config import MPTConfig
 from hoidap.recipe import Adapter, Optimizer, Recipe, Schedule
 
-TOKENIZER = Path(base_module.__file__).parent / "assets" / "tokenizer.json"
+TOKENIZER = Path(base_module.__file__).parent / "assets" / "mini" / "tokenizer.json"
 CONFIG = MPTConfig(d_model=64, n_heads=2, n_layers=2, vocab_size=8192, max_seq_len=256)
 ITEMS = [
     Item("Mấy giờ mở cửa?", "Từ 8h30 đến 20h30 ạ.", ("may gio mo cua vay",)),

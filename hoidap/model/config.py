@@ -110,8 +110,8 @@ class MPTConfig:
         """Number of weights: 3,688,077,312 of PhoGPT-4B."""
         return sum(math.prod(shape) for shape in self.shapes().values())
 
-    def to_json(self) -> str:
-        """Return a ``config.json`` in PhoGPT's own layout."""
+    def to_json(self, **more: Any) -> str:
+        """Return a ``config.json`` in PhoGPT's own layout, with ``more`` that is no part of the arithmetic."""
         attention = {
             "attn_type": "multihead_attention", "attn_pdrop": 0.0, "attn_impl": "torch", "qk_ln": self.qk_ln,
             "clip_qkv": self.clip_qkv, "softmax_scale": self.softmax_scale, "prefix_lm": False,
@@ -122,11 +122,13 @@ class MPTConfig:
             "n_layers": self.n_layers, "expansion_ratio": self.expansion_ratio, "max_seq_len": self.max_seq_len,
             "vocab_size": self.vocab_size, "no_bias": self.no_bias, "norm_type": "low_precision_layernorm",
             "learned_pos_emb": self.learned_pos_emb, "logit_scale": self.logit_scale, "resid_pdrop": 0, "emb_pdrop": 0,
-            "use_cache": False, "attn_config": attention,
+            "use_cache": False, "attn_config": attention, **more,
         }  # fmt: skip
         return json.dumps(values, indent=2) + "\n"
 
 
+# Of a quantization_config what makes it one of 4 bits by bitsandbytes; the rest of it is _ONLY_QUANTIZATION's.
+_FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 # What llm-foundry knows and hoidap computes only one way: key → the values that mean that way.
 _ONLY = {
     "model_type": ("mpt",),
@@ -137,7 +139,7 @@ _ONLY = {
     "tie_word_embeddings": (True,),
     "fc_type": ("torch", {"name": "torch"}),
     "layer_norm_epsilon": (1e-5,),
-    "quantization_config": (None,),
+    "quantization_config": (None, _FOUR_BITS),
     "no_bias": (True, False),  # both are computed; anything else might be meant as either
     "learned_pos_emb": (True, False),
 }
@@ -155,6 +157,24 @@ _ONLY_ATTENTION = {
     "qk_ln": (True, False),
 }
 _ONLY_FFN = {"ffn_type": ("mptmlp",), "fc_type": ("torch", {"name": "torch"})}
+_ONLY_QUANTIZATION = {
+    "quant_method": ("bitsandbytes",),
+    "load_in_4bit": (True,),
+    "load_in_8bit": (False,),
+    "_load_in_4bit": (True,),
+    "_load_in_8bit": (False,),
+    "bnb_4bit_quant_type": ("nf4", "fp4"),
+    "bnb_4bit_use_double_quant": (True, False),
+    "bnb_4bit_quant_storage": ("uint8",),
+}
+# Each tensor says itself how it is held (see ``stored``), and hoidap has its own dtype.
+_IGNORED_QUANTIZATION = (
+    "bnb_4bit_compute_dtype",
+    "llm_int8_threshold",
+    "llm_int8_skip_modules",
+    "llm_int8_enable_fp32_cpu_offload",
+    "llm_int8_has_fp16_weight",
+)
 _READ_ATTENTION = ("alibi_bias_max", "clip_qkv", "softmax_scale")
 _IGNORED_ATTENTION = (
     "attn_impl",
@@ -198,14 +218,18 @@ def read_config(path: Path) -> MPTConfig:
 def _from_values(values: dict[str, Any]) -> MPTConfig:
     attention = _section(values, "attn_config")
     ffn = _section(values, "ffn_config")
+    quantization = _four_bits(values)
     refused = [
-        *_refusals(values, _ONLY, ""),
+        *_refusals({**values, "quantization_config": _FOUR_BITS} if quantization else values, _ONLY, ""),
+        *_refusals(quantization, _ONLY_QUANTIZATION, "quantization_config."),
         *_refusals(attention, _ONLY_ATTENTION, "attn_config."),
         *_refusals(ffn, _ONLY_FFN, "ffn_config."),
     ]
     known = (*_ONLY_ATTENTION, *_READ_ATTENTION, *_IGNORED_ATTENTION)
     refused += [f"attn_config.{key} is not an option hoidap knows" for key in attention if key not in known]
     refused += [f"ffn_config.{key} is not an option hoidap knows" for key in ffn if key not in _ONLY_FFN]
+    known = (*_ONLY_QUANTIZATION, *_IGNORED_QUANTIZATION)
+    refused += [f"quantization_config.{key} is not an option hoidap knows" for key in quantization if key not in known]
     needed = ("d_model", "n_heads", "n_layers", "vocab_size", "max_seq_len")
     refused += [f"{key} is missing" for key in needed if key not in values]
     if refused:
@@ -231,6 +255,14 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
         msg = f"{name} is {section!r}; it takes an object of options"
         raise CheckpointError(msg)
     return section
+
+
+def _four_bits(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a 4-bit quantisation by bitsandbytes; nothing where there is none, or another."""
+    section = values.get("quantization_config")
+    if isinstance(section, dict) and all(section.get(key) == value for key, value in _FOUR_BITS.items()):
+        return section
+    return {}
 
 
 def _refusals(values: dict[str, Any], only: dict[str, tuple[Any, ...]], prefix: str) -> list[str]:

@@ -30,6 +30,7 @@ from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
 from hoidap.training.checkpoint import Checkpoints
+from hoidap.training.exam import RecallExam
 from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
 from hoidap.training.probe import probe_rates
@@ -211,7 +212,8 @@ def _train(
         console.print(f"going on from {found.folder}", soft_wrap=True, highlight=False)
     try:
         with RunWatcher(run, console) as watcher:
-            return train_weights(network, adapter, packer, recipe, watcher, checkpoints, found)
+            exam = RecallExam(packer, recipe.schedule.followup_share)
+            return train_weights(network, adapter, packer, exam, recipe, watcher, checkpoints, found)
     except Interrupted:
         raise
     except TrainError as error:

@@ -1,21 +1,31 @@
 """The one training loop: for an adapter or for all weights."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 
-from hoidap.data.pack import Batch, Packer
+from hoidap.data.pack import Batch
 from hoidap.errors import Interrupted, RunError, TrainError
 from hoidap.model.adapter import Adapter
-from hoidap.model.loss import is_first_choice
 from hoidap.model.mpt import MPT
 from hoidap.recipe import Recipe
 from hoidap.training.checkpoint import Checkpoint, Checkpoints, State
+from hoidap.training.exam import Exam
 from hoidap.training.interrupt import stop_on_signals
 from hoidap.training.step import Stepper
+
+
+class Data(Protocol):
+    """What is trained on: batches that are a pure function of the epoch."""
+
+    def epoch(self, epoch: int) -> Sequence[Batch]:
+        """Return the batches of an epoch, counted from 1."""
+
+    def count_batches(self, epoch: int) -> int:
+        """Return how many there are."""
 
 
 class Watcher(Protocol):
@@ -31,7 +41,7 @@ class Watcher(Protocol):
         """A line for the metrics is complete."""
 
     def measured(self, row: dict[str, Any]) -> None:
-        """Recall was measured."""
+        """The exam was taken."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,14 @@ class Outcome:
 def train(
     model: MPT,
     adapter: Adapter | None,
-    packer: Packer,
+    data: Data,
+    exam: Exam,
     recipe: Recipe,
     watcher: Watcher,
     checkpoints: Checkpoints | None = None,
     resume_from: Checkpoint | None = None,
 ) -> Outcome:
-    """Train the adapter, or without one all weights, until recall on the items stops rising; keep the best.
+    """Train the adapter, or without one all weights, until the exam's scores stop rising; keep the best.
 
     The trained tensors are float32; on a GPU activations are the model's dtype, with loss scaling where that is float16.
     What a step does depends on the weights, the optimiser's state and the step's number alone, so a run that goes on from a
@@ -65,7 +76,7 @@ def train(
         RunError: a checkpoint cannot be written, or the one to go on from does not fit.
 
     """
-    training = _Training(model, adapter, packer, recipe, watcher, checkpoints)
+    training = _Training(model, adapter, data, exam, recipe, watcher, checkpoints)
     if resume_from:
         training.restore(resume_from)
     try:
@@ -91,23 +102,20 @@ class _Training:
         self,
         model: MPT,
         adapter: Adapter | None,
-        packer: Packer,
+        data: Data,
+        exam: Exam,
         recipe: Recipe,
         watcher: Watcher,
         checkpoints: Checkpoints | None,
     ) -> None:
         self._model, self._adapter = model, adapter
-        self._packer, self._schedule = packer, recipe.schedule
+        self._data, self._exam, self._schedule = data, exam, recipe.schedule
         self._watcher, self._checkpoints = watcher, checkpoints
         self._trained = adapter.trainable() if adapter else model.trainable()
         model.recompute = recipe.recompute
         self.state = State()
         self.best = Best(self._trained)
-        self._stepper = Stepper(model, adapter, self._trained, recipe, count_steps(packer, recipe), self.state)
-        # Where later turns are trained, they are examined too: a chat that is right once and wrong then is of no use.
-        self._examined = {"recall": packer.alone()}
-        if self._schedule.followup_share and (followups := packer.followups()):
-            self._examined["followup_recall"] = followups
+        self._stepper = Stepper(model, adapter, self._trained, recipe, count_steps(data, recipe), self.state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint."""
@@ -129,7 +137,7 @@ class _Training:
         state = self.state
         self._watcher.start(self._stepper.total_steps, state.step)
         while not self._is_done():
-            batches = self._packer.epoch(state.epoch)
+            batches = self._data.epoch(state.epoch)
             while state.batch < len(batches) and not self._is_done():
                 started = time.perf_counter()
                 self._step(batches[state.batch])
@@ -153,7 +161,7 @@ class _Training:
         return min(self.best.scores) == 1 or self.best.is_stale(self._schedule.patience)
 
     def _is_due(self, n_batches: int) -> bool:
-        """Return whether recall is to be measured now: after every few epochs, and at the end."""
+        """Return whether the exam is to be taken now: after every few epochs, and at the end."""
         every, state = self._schedule.recall_every, self.state
         if not every:
             return False
@@ -171,9 +179,9 @@ class _Training:
             state.unlogged_nats = []
 
     def _measure(self) -> None:
-        measured = {name: measure_recall(self._model, self._adapter, batches) for name, batches in self._examined.items()}
+        measured = self._exam.measure(self._model, self._adapter)
         self._watcher.measured({"step": self.state.step, "epoch": self.state.epoch, **measured})
-        self.best.offer(tuple(measured.values()), self.state.epoch)
+        self.best.offer(self._exam.scores(measured), self.state.epoch)
 
     def _save(self) -> None:
         if self._checkpoints is None:
@@ -188,22 +196,6 @@ class _Training:
         if self._checkpoints is None:
             return f"training was stopped after step {self.state.step}; nothing is saved"
         return f"training was stopped after step {self.state.step}, and saved; give the same command with --resume to go on"
-
-
-@torch.no_grad()
-def measure_recall(model: MPT, adapter: Adapter | None, batches: list[Batch]) -> float:
-    """Return the share of documents whose every label is the model's first choice: what greedy decoding would recite."""
-    recited = documents = 0
-    for batch in batches:
-        moved = batch.to(model.device)
-        hidden = model.hidden(moved.tokens, moved.starts, adapter=adapter)
-        hits = is_first_choice(model, hidden[moved.predicting], moved.targets)
-        starts = torch.tensor(batch.starts[1:-1], device=model.device)
-        document = torch.bucketize(moved.predicting, starts, right=True)
-        missed = torch.unique(document[~hits]).numel()
-        documents += len(batch.starts) - 1
-        recited += len(batch.starts) - 1 - missed
-    return recited / documents
 
 
 class Best:
@@ -244,7 +236,7 @@ class Best:
                 self._tensors[name].copy_(kept)
 
 
-def count_steps(packer: Packer, recipe: Recipe) -> int:
+def count_steps(data: Data, recipe: Recipe) -> int:
     """Return the steps that are planned; epochs differ a little, since batches are filled by shuffled documents."""
     schedule = recipe.schedule
-    return schedule.max_steps or sum(packer.count_batches(epoch) for epoch in range(1, schedule.max_epochs + 1))
+    return schedule.max_steps or sum(data.count_batches(epoch) for epoch in range(1, schedule.max_epochs + 1))

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from hoidap.progress import bars
-from hoidap.run import Run
+from hoidap.run import RunFolder
 
 
 class RunWatcher:
     """Shows the bar of a training run, a line a measurement, and writes its ``metrics.jsonl``."""
 
-    def __init__(self, run: Run, console: Console) -> None:
+    def __init__(self, run: RunFolder, console: Console) -> None:
         self._run = run
         self._progress = bars(console)
         self._task: TaskID | None = None
@@ -53,9 +53,13 @@ class RunWatcher:
             self._progress.update(self._task, advance=1, description=text)
 
     def measured(self, row: dict[str, Any]) -> None:
-        """Recall was measured."""
+        """The exam was taken."""
         self._run.log(row)
-        learned = f"{row['recall']:.1%} of the answers recited"
-        if "followup_recall" in row:
-            learned += f", {row['followup_recall']:.1%} as a later turn"
-        self._progress.console.print(f"epoch {row['epoch']}: loss {self._last['loss_nats']:.3f}, {learned}")
+        if "recall" in row:
+            found = f"{row['recall']:.1%} of the answers recited"
+            if "followup_recall" in row:
+                found += f", {row['followup_recall']:.1%} as a later turn"
+        else:
+            found = f"held out {row['held_out_nats']:.4f} nats a token, {row['held_out_bits_per_byte']:.4f} bits a byte"
+        loss = f"loss {self._last['loss_nats']:.3f}, " if self._last else ""
+        self._progress.console.print(f"epoch {row['epoch']}: {loss}{found}", highlight=False)
