@@ -5,7 +5,7 @@
 
 A run is WIDTHxLAYERS:DECAY or WIDTHxLAYERS:DECAY:EPOCHS. All of them share the device at once, so tokens a second are those
 of a shared device unless there is one run; the losses are what is compared. The share is of the bf16 matrix rate measured
-here before: 6 FLOP a weight and token, the output layer included, attention's scores not. There is no parity error of losses:
+here before: 6 FLOP a weight and token, the output layer included, scores not. There is no parity error of losses:
 tests/test_pretrain.py holds the loop to its arithmetic.
 """
 
