@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from hoidap.recipe import Optimizer, Schedule, adjusted
 from hoidap.run import Run
 from hoidap.training import loop, optimizer
 from hoidap.training.exam import measure_recall
-from hoidap.training.job import load_for_training, train
+from hoidap.training.job import larger_base, load_for_training, train
 from hoidap.training.step import Stepper
 
 CPU = torch.device("cpu")
@@ -333,3 +334,12 @@ def test_another_wording_is_asked_behind_the_turns_that_its_item_stands_behind(f
     bot.answer_all = lambda questions, **how: heard.append((list(questions), how["histories"])) or whole(questions, **how)
     ask_items(bot)
     assert heard == [([ITEMS[1].question], [before]), ([ITEMS[2].question], [before])]
+
+
+@pytest.mark.parametrize(("device", "gibibytes", "told"), [("cpu", 0, False), ("cuda", 6, False), ("cuda", 15, True)])
+def test_a_larger_base_is_named_where_it_would_fit(monkeypatch, device, gibibytes, told):
+    properties = SimpleNamespace(total_memory=gibibytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    advice = larger_base(torch.device(device))
+    assert bool(advice) == told
+    assert not told or ("this GPU has 15 GiB" in advice and "--model vinai/PhoGPT-4B-Chat --download" in advice)

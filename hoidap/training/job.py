@@ -37,6 +37,9 @@ from hoidap.training.probe import probe_rates
 from hoidap.training.step import memory_advice
 from hoidap.training.watcher import RunWatcher
 
+# 7.1 GiB by the driver with 8,192 tokens a step in bfloat16, 4.9 with 2,048 in float16 (benchmarks/results/shapes*.json).
+_BYTES_FOR_4B = 8 * 2**30
+
 
 def train(
     file: str | Path,
@@ -170,6 +173,8 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *,
         f"{len(plan.items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {plan.device} in {plan.dtype}"
     )
     console.print(facts, soft_wrap=True, highlight=False)
+    if base.is_scratch and (advice := larger_base(plan.device)):
+        console.print(advice, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
     with memory_advice(recipe):
         with bar(console, "loading the base", len(base.config.shapes())) as advance:
@@ -191,6 +196,17 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *,
     run.save_card(card(run, report, outcome))
     run.save_report(report)
     return run
+
+
+def larger_base(device: torch.device) -> str:
+    """Return how to ask for PhoGPT-4B-Chat, if it would fit on the device."""
+    if device.type != "cuda":
+        return ""
+    n_bytes = torch.cuda.get_device_properties(device).total_memory
+    if n_bytes < _BYTES_FOR_4B:
+        return ""
+    has = f"this GPU has {n_bytes / 2**30:.0f} GiB, PhoGPT-4B-Chat trains in {_BYTES_FOR_4B / 2**30:.0f}"
+    return f"{has}: it knows far more Vietnamese than this base; --model vinai/PhoGPT-4B-Chat --download (7.4 GB)"
 
 
 def _train(
