@@ -47,6 +47,7 @@ def main() -> None:
     source = options.model / "tokenizer.json"
     if source.resolve() != (options.to / "tokenizer.json").resolve():
         shutil.copyfile(source, options.to / "tokenizer.json")
+    (options.to / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone; a wheel keeps the mode
     show("as shipped, computed in float32", load(options.to, "nf4", torch.float32))
     n_bytes = sum(file.stat().st_size for file in options.to.iterdir())
     print(f"{options.to}: {n_bytes:,} bytes, at most {MOST_BYTES:,}")
