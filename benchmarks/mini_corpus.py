@@ -213,7 +213,7 @@ KINDS = frozenset(options(
     "bài hát|đài|thị xã|hòn đảo|ngôi làng|tiểu hành tinh|vùng|khu vực|câu lạc bộ|đội|ban nhạc|trận đấu|cuộc chiến|"
     "đất nước|hồ|núi|sông|đền|chùa"
 ))
-JOINTS = frozenset(options("của và trong ở tại cho với về từ theo có là trên", None))
+JOINTS = frozenset(options("của và trong ở tại cho với về từ theo trên", None))
 PRONOUNS = frozenset(options("nó ông bà họ cô anh đây", None))
 HAN = re.compile(r"\s*[\u3000-\u9fff\uac00-\ud7af].*")
 # fmt: on
