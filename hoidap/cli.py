@@ -153,7 +153,7 @@ def pretrain(
         Path | None, typer.Option(help="Text to measure on. [default: a hundredth of the articles, by their hash]")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A base to go on from. [default: random weights]")] = None,
-    width: Annotated[int, typer.Option(help="d_model of random weights; heads have 64.", min=64)] = 448,
+    width: Annotated[int, typer.Option(help="d_model of random weights, a multiple of 64: heads have 64.", min=64)] = 448,
     layers: Annotated[int, typer.Option(help="Blocks of random weights.", min=1)] = 6,
     tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json for random weights. [default: mini's]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the text. [default: 6]")] = None,
@@ -175,12 +175,16 @@ def pretrain(
     Articles are packed without seeing each other. The loss on held-out text is measured every epoch, in nats a token and
     bits a byte, and the best weights are kept. This made mini, the base that ships.
     """
+    from hoidap.errors import RecipeError
     from hoidap.training.pretrain import Shape
     from hoidap.training.pretrain import pretrain as run_job
 
+    if width % 64:
+        msg = f"--width is {width}; it takes a multiple of 64, the width of a head"
+        raise RecipeError(msg)
     made = run_job(
         texts, out=out, pairs=pairs, held_out=held_out, model=model,
-        shape=None if model else Shape(width, layers, max(1, width // 64)), tokenizer=tokenizer, device=device,
+        shape=None if model else Shape(width, layers, width // 64), tokenizer=tokenizer, device=device,
         resume=resume, download=download, max_epochs=epochs, max_steps=max_steps, learning_rate=lr,
         weight_decay=weight_decay, batch_tokens=batch_tokens, max_tokens=max_tokens, accumulation=accumulation,
         save_every=save_every, seed=seed, dtype=dtype,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hoidap.base import SHIPPED, find_base
 from hoidap.cli import app
-from hoidap.errors import DataError, Interrupted, RunError
+from hoidap.errors import DataError, Interrupted, RecipeError, RunError
 from hoidap.run import Run
 from hoidap.training import loop
 from hoidap.training.pretrain import Shape, pretrain
@@ -152,6 +152,13 @@ def test_the_command(text):
     assert result.exit_code == 0
     assert f"--model {text / 'run' / 'model'}" in result.stderr
     assert "seed = 3" in (text / "run" / "recipe.toml").read_text()
+
+
+def test_a_width_that_heads_do_not_divide_is_refused(text):
+    given = ["pretrain", str(text / "text.txt"), "--out", str(text / "run"), "--width", "100"]
+    with pytest.raises(RecipeError, match="--width is 100; it takes a multiple of 64"):
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    assert not (text / "run").exists()
 
 
 def test_the_default_tokenizer_is_the_shipped_one(text):
