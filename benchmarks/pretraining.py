@@ -11,6 +11,7 @@ tests/test_pretrain.py holds the loop to its arithmetic.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def row_of(run: str, folder: Path, rate: float) -> dict[str, Any]:
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [row for row in metrics if "held_out_nats" in row]
     steps = [row for row in metrics if "loss_nats" in row]
-    speed = sorted(row["tokens"] / row["seconds"] for row in steps)[len(steps) // 2]
+    speed = statistics.median([row["tokens"] / row["seconds"] for row in steps] or [0])  # a line every ten steps
     weights = find_base(str(folder / "model")).config.n_parameters
     best = min(measured, key=lambda row: row["held_out_nats"])
     return {
@@ -71,7 +72,7 @@ def row_of(run: str, folder: Path, rate: float) -> dict[str, Any]:
         "detail": {
             "weights": weights, "tokens_per_s": round(speed), "matrix_share": round(6 * weights * speed / rate, 3),
             "held_out_bits_per_byte": [round(row["held_out_bits_per_byte"], 4) for row in measured],
-            "last_loss_nats": steps[-1]["loss_nats"],
+            "last_loss_nats": steps[-1]["loss_nats"] if steps else None,
         },
     }  # fmt: skip
 
