@@ -24,8 +24,7 @@ SCRATCH = "scratch"
 _SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=1024)
 _HASHED_BYTES = 64 * 2**20
 _VOCABULARY_7B5 = 250_880  # BLOOM's, padded; PhoGPT-4B has 20,480
-MINI = "mini"
-SHIPPED = Path(__file__).parent / "assets" / "mini"  # the base that comes with the package
+SHIPPED = Path(__file__).parent / "assets" / "mini"  # what comes with the package: today a tokenizer alone
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,7 @@ def find_base(name: str, *, download: bool = False, console: Console | None = No
     if name == SCRATCH:
         return Base(SCRATCH, None, _SCRATCH_CONFIG, SHIPPED / "tokenizer.json")
     folder = Path(name)
-    if name == MINI:
-        folder = SHIPPED
-    elif folder.is_dir():
+    if folder.is_dir():
         folder = folder.resolve()
         name = str(folder)
     elif hub_id := parse_hub_id(name):

@@ -155,7 +155,9 @@ def pretrain(
     model: Annotated[str | None, typer.Option(help="A base to go on from. [default: random weights]")] = None,
     width: Annotated[int, typer.Option(help="d_model of random weights, a multiple of 64: heads have 64.", min=64)] = 448,
     layers: Annotated[int, typer.Option(help="Blocks of random weights.", min=1)] = 6,
-    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json for random weights. [default: mini's]")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="tokenizer.json for random weights. [default: the shipped one]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the text. [default: 6]")] = None,
     max_steps: MaxSteps = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-3]")] = None,
@@ -173,7 +175,7 @@ def pretrain(
     """Make a base from plain text, or go on with one: every weight trained, in bfloat16 on a GPU.
 
     Articles are packed without seeing each other. The loss on held-out text is measured every epoch, in nats a token and
-    bits a byte, and the best weights are kept. This made mini, the base that ships.
+    bits a byte, and the best weights are kept.
     """
     from hoidap.errors import RecipeError
     from hoidap.training.pretrain import Shape
