@@ -165,6 +165,7 @@ def pretrain(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one step. [default: 32768]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest chunk of an article. [default: 512]")] = None,
     accumulation: Accumulation = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Save memory: compute activations twice.")] = False,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: 1000]")] = None,
     seed: Seed = None,
     device: Device = None,
@@ -189,7 +190,7 @@ def pretrain(
         shape=None if model else Shape(width, layers, width // 64), tokenizer=tokenizer, device=device,
         resume=resume, download=download, max_epochs=epochs, max_steps=max_steps, learning_rate=lr,
         weight_decay=weight_decay, batch_tokens=batch_tokens, max_tokens=max_tokens, accumulation=accumulation,
-        save_every=save_every, seed=seed, dtype=dtype,
+        recompute=recompute, save_every=save_every, seed=seed, dtype=dtype,
     )  # fmt: skip
     _note(f"next: hoidap train FILE --model {made} --out RUN")
 

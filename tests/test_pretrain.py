@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hoidap.base import SHIPPED, find_base
 from hoidap.cli import app
-from hoidap.errors import DataError, Interrupted, RecipeError, RunError
+from hoidap.errors import DataError, Interrupted, RecipeError, RunError, TrainError
 from hoidap.run import Run
 from hoidap.training import loop
 from hoidap.training.pretrain import Shape, pretrain
@@ -114,6 +116,31 @@ def test_going_on_with_other_text_or_settings_is_refused(text):
         run(text, resume=True, learning_rate=0.1)
     with pytest.raises(RunError, match="start is not what it was"):
         run(text, resume=True, shape=Shape(d_model=128, n_layers=1, n_heads=2, max_seq_len=64))
+
+
+def test_of_two_files_of_one_name_both_are_compared(text):
+    for place in ("a", "b"):
+        (text / place).mkdir()
+        (text / place / "text.txt").write_text(f"Bài ở {place} kể về sông.", encoding="utf-8")
+    given = {**SETTINGS, "held_out": text / "held.txt", "out": text / "run", "max_epochs": 1}
+    both = [text / "a" / "text.txt", text / "b" / "text.txt"]
+    pretrain(both, **given)
+    both[0].write_text("Bài khác.", encoding="utf-8")
+    with pytest.raises(RunError, match="text is not what it was"):
+        pretrain(both, **given, resume=True)
+
+
+def test_memory_that_runs_out_is_told_in_options_of_this_command(text, monkeypatch):
+    def full(_training, _batch):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(loop._Training, "_step", full)
+    with pytest.raises(TrainError) as caught:
+        run(text)
+    named = set(re.findall("--[a-z-]+", str(caught.value)))
+    assert {"--batch-tokens", "--max-tokens", "--recompute"} <= named
+    command = typer.main.get_command(app).commands["pretrain"]
+    assert named <= {option for parameter in command.params for option in parameter.opts}
 
 
 def test_a_base_can_be_gone_on_with(text):

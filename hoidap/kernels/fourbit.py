@@ -104,8 +104,8 @@ def dequantize(weight: FourBitWeight, dtype: torch.dtype) -> torch.Tensor:
 
 def dequantize_reference(weight: FourBitWeight, dtype: torch.dtype) -> torch.Tensor:
     """``dequantize`` in plain PyTorch."""
-    # A byte is two levels, and two float32 are as wide as one float64: one lookup a byte, thirteen times faster on a CPU
-    # than a row of two. Nothing is computed in float64, its bits are only moved.
+    # A byte is two levels, and two float32 are as wide as one float64: one lookup a byte, thirteen times faster on one core
+    # than a row of two (2,048 × 512, measured once). Nothing is computed in float64, its bits are only moved.
     pairs = torch.stack([weight.levels.repeat_interleave(16), weight.levels.repeat(16)], dim=1)  # [256, 2]
     both = pairs.view(torch.float64).flatten().index_select(0, weight.codes.int())  # [n/2]
     values = both.view(torch.float32).view(-1, BLOCK)  # [n/64, 64]

@@ -190,7 +190,7 @@ def _carry_out(run: Pretraining, start: _Start, data: _Data, device: torch.devic
     recipe = run.recipe
     about = f"{data.text.n_tokens:,} tokens an epoch; {start.config.n_parameters:,} weights on {device} in {recipe.dtype}"
     console.print(about, soft_wrap=True, highlight=False)
-    with memory_advice(recipe), run.lock():
+    with memory_advice(recipe, shorter="--max-tokens"), run.lock():
         network = start.load(device, pick_dtype(device, recipe.dtype), recipe.schedule.seed)
         outcome = _train(run, network, data, recipe, console)
         run.save_card(_card(run, data.exam.measure(network, None), outcome))
@@ -217,8 +217,9 @@ def _refuse_changes(kept: Pretraining, recipe: Recipe, facts: Mapping[str, Any])
         raise RunError(msg + "\n".join(changed))
 
 
-def _prints(files: Sequence[Path]) -> dict[str, str]:
-    return {file.name: file_print(file).sha256 for file in files}
+def _prints(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Return name and hash of each: two files of one name in two folders are two files."""
+    return [{"name": file.name, "sha256": file_print(file).sha256} for file in files]
 
 
 def _write(network: MPT, tokenizer_file: Path, folder: Path) -> None:
@@ -229,7 +230,7 @@ def _write(network: MPT, tokenizer_file: Path, folder: Path) -> None:
 def _card(run: Pretraining, measured: Mapping[str, float], outcome: Outcome) -> str:
     """Return the README.md of the training's folder."""
     facts = run.facts
-    files = ", ".join(name for kind in ("text", "pairs", "held_out") for name in facts[kind])
+    files = ", ".join(file["name"] for kind in ("text", "pairs", "held_out") for file in facts[kind])
     lines = [
         f"# {run.folder.name}",
         "",

@@ -140,8 +140,8 @@ class Stepper:
 
 
 @contextmanager
-def memory_advice(recipe: Recipe) -> Iterator[None]:
-    """Turn PyTorch's words for memory that has run out into what to lower.
+def memory_advice(recipe: Recipe, shorter: str = "--max-tokens with --too-long drop or cut") -> Iterator[None]:
+    """Turn PyTorch's words for memory that has run out into what to lower; ``shorter`` is how documents are.
 
     Raises:
         TrainError: instead of them.
@@ -161,7 +161,7 @@ def memory_advice(recipe: Recipe) -> Iterator[None]:
         )
         same += [] if recipe.recompute else ["--recompute"]
         other = ["--quantize nf4"] if recipe.quantize in ("none", "int8") and recipe.method == "lora" else []
-        other += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", "--max-tokens with --too-long drop or cut"]
+        other += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", shorter]
         advice = f"with the same --out and --resume, {', '.join(same)}; or " if same else ""
         what = str(error).splitlines()[0]
         msg = f"the memory ran out ({what}); try, {advice}with another --out, {', '.join(other)}"
