@@ -155,28 +155,20 @@ class Run(RunFolder):
         Raises:
             RunError: the folder exists.
         """
-        refuse_existing(folder)
         facts = {
             "format": FORMAT,
             "template": template.name,
             "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
             "items": {"count": len(items), "sha256": item_file.hash_of(items)},
         }
-        with (
-            _naming_failure(folder),
-            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
-        ):
-            new = Path(parent) / "run"
-            (new / "data").mkdir(parents=True)
+        with _new_folder(folder) as new:
+            (new / "data").mkdir()
             (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
             (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
             if notes:
                 (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
             shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
-            if folder.exists():
-                folder.rmdir()  # an empty one; Windows renames to nothing that is there
-            new.rename(folder)
         return cls.open(folder)
 
     @classmethod
@@ -269,18 +261,9 @@ class Pretraining(RunFolder):
         Raises:
             RunError: the folder exists.
         """
-        refuse_existing(folder)
-        with (
-            _naming_failure(folder),
-            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
-        ):
-            new = Path(parent) / "run"
-            new.mkdir()
+        with _new_folder(folder) as new:
             (new / "run.toml").write_text(tomli_w.dumps({"format": FORMAT, "pretraining": facts}), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            if folder.exists():
-                folder.rmdir()
-            new.rename(folder)
         return cls.open(folder)
 
     @classmethod
@@ -316,6 +299,22 @@ def refuse_existing(folder: Path) -> None:
     with _naming_failure(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=folder.parent).cleanup()
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill, and put it in its place once that is done; what is there already is refused."""
+    refuse_existing(folder)
+    with (
+        _naming_failure(folder),
+        tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
+    ):
+        new = Path(parent) / "run"
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rmdir()  # an empty one; Windows renames to nothing that is there
+        new.rename(folder)
 
 
 @contextmanager

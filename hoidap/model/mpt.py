@@ -143,6 +143,13 @@ class MPT:
         """Return the weights whose gradients are wanted."""
         return {name: w for name, w in self.weights.items() if isinstance(w, torch.Tensor) and w.requires_grad}
 
+    def unfreeze(self, dtype: torch.dtype) -> None:
+        """Have every weight trained; weights stay as they are, float32, activations are computed in ``dtype``."""
+        self.dtype = dtype
+        for weight in self.weights.values():
+            assert isinstance(weight, torch.Tensor)  # noqa: S101 - a model of quantised weights has an adapter to train
+            weight.requires_grad_()
+
     def merge(self, adapter: "Adapter") -> "MPT":
         """Return a model with the adapter's update added to its weights: dequantised, added in float32, rounded once.
 

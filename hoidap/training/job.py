@@ -35,7 +35,7 @@ from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
 from hoidap.training.probe import probe_rates
 from hoidap.training.step import memory_advice
-from hoidap.training.watcher import RunWatcher
+from hoidap.training.watcher import RunWatcher, go_back
 
 # 7.1 GiB by the driver with 8,192 tokens a step in bfloat16, 4.9 with 2,048 in float16 (benchmarks/results/shapes*.json).
 _BYTES_FOR_4B = 8 * 2**30
@@ -220,12 +220,7 @@ def _train(
 ) -> Outcome:
     """Train from the newest checkpoint, if there is one."""
     checkpoints = Checkpoints(run.checkpoints_folder)
-    found, damaged = checkpoints.newest()
-    for what in damaged:
-        console.print(what, soft_wrap=True, highlight=False, markup=False)
-    run.go_back_to(found.state.step if found else 0)
-    if found:
-        console.print(f"going on from {found.folder}", soft_wrap=True, highlight=False)
+    found = go_back(run, checkpoints, console)
     try:
         with RunWatcher(run, console) as watcher:
             exam = RecallExam(packer, recipe.schedule.followup_share)
@@ -254,10 +249,7 @@ def load_for_training(
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
     model = base.load(quantize="none", device=device, dtype=torch.float32, seed=seed, watch=watch)
-    model.dtype = dtype  # weights stay float32, activations need not
-    for weight in model.weights.values():
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 - nothing was quantised
-        weight.requires_grad_()
+    model.unfreeze(dtype)
     return model, None
 
 

@@ -28,7 +28,7 @@ from hoidap.training.exam import HeldOutExam
 from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
 from hoidap.training.step import memory_advice
-from hoidap.training.watcher import RunWatcher
+from hoidap.training.watcher import RunWatcher, go_back
 
 HELD_OUT_SHARE = 0.01  # of the articles, where no file is given
 
@@ -139,10 +139,7 @@ class _Start:
             # Drawn on the CPU, so that a seed gives the same weights everywhere.
             tensors = random_tensors(self.config, torch.device("cpu"), torch.float32, seed)
             model = assemble(self.config, tensors, **kind)
-        model.dtype = dtype
-        for weight in model.weights.values():
-            assert isinstance(weight, torch.Tensor)  # noqa: S101 - nothing was quantised
-            weight.requires_grad_()
+        model.unfreeze(dtype)
         return model
 
 
@@ -201,10 +198,7 @@ def _carry_out(run: Pretraining, start: _Start, data: _Data, device: torch.devic
 def _train(run: Pretraining, network: MPT, data: _Data, recipe: Recipe, console: Console) -> Outcome:
     """Train from the newest checkpoint, if there is one."""
     checkpoints = Checkpoints(run.checkpoints_folder)
-    found, damaged = checkpoints.newest()
-    for what in damaged:
-        console.print(what, soft_wrap=True, highlight=False, markup=False)
-    run.go_back_to(found.state.step if found else 0)
+    found = go_back(run, checkpoints, console)
     with RunWatcher(run, console) as watcher:
         return train_weights(network, None, data.text, data.exam, recipe, watcher, checkpoints, found)
 

@@ -1,4 +1,4 @@
-"""What a person sees of a training run, and what its metrics.jsonl keeps."""
+"""What a person sees of a training run, what its metrics.jsonl keeps, and how both are taken back to a checkpoint."""
 
 import time
 from types import TracebackType
@@ -9,6 +9,7 @@ from rich.progress import TaskID
 
 from hoidap.progress import bars
 from hoidap.run import RunFolder
+from hoidap.training.checkpoint import Checkpoint, Checkpoints
 
 
 class RunWatcher:
@@ -63,3 +64,14 @@ class RunWatcher:
             found = f"held out {row['held_out_nats']:.4f} nats a token, {row['held_out_bits_per_byte']:.4f} bits a byte"
         loss = f"loss {self._last['loss_nats']:.3f}, " if self._last else ""
         self._progress.console.print(f"epoch {row['epoch']}: {loss}{found}", highlight=False)
+
+
+def go_back(run: RunFolder, checkpoints: Checkpoints, console: Console) -> Checkpoint | None:
+    """Take a run back to its newest whole checkpoint, if it has one, and say so; damaged ones are named."""
+    found, damaged = checkpoints.newest()
+    for what in damaged:
+        console.print(what, soft_wrap=True, highlight=False, markup=False)
+    run.go_back_to(found.state.step if found else 0)
+    if found:
+        console.print(f"going on from {found.folder}", soft_wrap=True, highlight=False)
+    return found
