@@ -2,12 +2,17 @@
 
 bot = hoidap.load("runs/shop")
 bot.answer("Mấy giờ mở cửa?").text
+
+Three modes. "model": the answer as the model writes it. "checked": the model's answer, if the items vouch for it; else the
+bot says that it does not know and names the nearest questions. "verbatim": the item's answer word for word, if the question
+is recognised. A corrected answer takes the place of its item's at once.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from rich.console import Console
@@ -15,16 +20,22 @@ from rich.console import Console
 from hoidap.base import Base, find_base
 from hoidap.data.items import Item
 from hoidap.errors import RequestError, RunError
+from hoidap.ground.grounds import Grounds, Said
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, load_adapter
 from hoidap.model.mpt import MPT
 from hoidap.progress import bar
 from hoidap.prompt import PHOGPT_4B_CHAT, Template, Turn, render
-from hoidap.run import Run
+from hoidap.run import MODES, Mode, Run
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.text import nfc
 from hoidap.tokenizer import Tokenizer
+
+_SORRY = "Xin lỗi, tôi chưa có câu trả lời chắc chắn cho câu hỏi này."
+_OFFER = "Có phải bạn muốn hỏi:"
+_CONTACT = "Bạn cũng có thể liên hệ:"
+_MOST_OFFERED = 2
 
 
 @dataclass(frozen=True)
@@ -32,36 +43,124 @@ class Answer:
     """What the bot said."""
 
     text: str
-    source: Item | None  # the item whose answer this is, word for word; None where it is none's
-    confidence: float  # 0 to 1: the geometric mean of its tokens' probabilities
+    source: Item | None  # the item that it comes from; None where it comes from none, or the bot declined
+    confidence: float  # 0 to 1: that it is right; without items, the geometric mean of its tokens' probabilities
     finish_reason: FinishReason
+    closeness: float = 0.0  # share of its words that are its source's answer's; 1: the same, but for case and punctuation
+    is_declined: bool = False
+    is_corrected: bool = False  # the owner's correction, in place of the item's answer
+    near: tuple[Item, ...] = ()  # the items nearest to the question, nearest first
 
 
 class Bot:
-    """Answers questions, one conversation or many at once. One thread uses it."""
+    """Answers questions, one conversation or many at once. One thread uses it.
+
+    Args:
+        engine: what writes.
+        tokenizer: of the base.
+        items: what was trained on.
+        template: the prompt's.
+        grounds: the items' indexes; without them there is no mode but "model".
+        mode: of answers whose mode is not given.
+        contact: the owner's, named where the bot declines.
+        corrections: the owner's answers that take the place of items', by the item's question.
+        on_gap: is told each question that the bot declined, how sure it was, and the questions nearest to it.
+    """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, items: Sequence[Item], template: Template = PHOGPT_4B_CHAT
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        items: Sequence[Item],
+        template: Template = PHOGPT_4B_CHAT,
+        *,
+        grounds: Grounds | None = None,
+        mode: Mode = "model",
+        contact: str = "",
+        corrections: Mapping[str, str] = MappingProxyType({}),
+        on_gap: Callable[[str, float, Sequence[str]], None] = lambda _question, _confidence, _near: None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self.template = template
         self.items = list(items)
-        self._by_answer = {item.answer: item for item in reversed(self.items)}
+        self.grounds = grounds
+        self.mode = self._possible(mode)
+        self._contact = contact
+        self._corrections = dict(corrections)
+        self._on_gap = on_gap
 
-    def answer(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY) -> Answer:
+    def answer(
+        self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY, mode: Mode | None = None
+    ) -> Answer:
         """Answer one question, after the answered turns of ``history``.
 
         Raises:
-            RequestError: the question is empty or too long for the model.
+            RequestError: the question is empty or too long for the model; or the mode needs items that are not there.
         """
+        chosen = self._possible(mode or self.mode)
+        said = self._say(question, history, sampling)
+        return said if chosen == "model" else self._vouch(question, said, chosen)
+
+    def longest_answer_tokens(self) -> int:
+        """Return the tokens of the longest answer among the items."""
+        return max((len(self._tokenizer.encode(item.answer)) for item in self.items), default=0)
+
+    def correct(self, question: str, answer: str) -> None:
+        """Give an item another answer, from now on and before any training; ``question`` is the item's, as written."""
+        self._corrections[question] = answer
+
+    def _possible(self, mode: Mode) -> Mode:
+        if mode not in MODES:
+            msg = f"the mode is {mode!r}; it takes {', '.join(map(repr, MODES))}"
+            raise RequestError(msg)
+        if mode != "model" and self.grounds is None:
+            msg = f"the mode {mode!r} compares with the run's items, and these or their index are not there; use 'model'"
+            raise RequestError(msg)
+        return mode
+
+    def _say(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Answer:
+        """Return the answer as the model writes it."""
         writer = _Writer()
         for piece in self._pieces(question, history, sampling):
             writer.add(piece)
         return self._finish(writer)
 
+    def _vouch(self, question: str, said: Answer, mode: Mode) -> Answer:
+        """Return what is made of the model's answer: it, the recognised item's, a correction, or that the bot declines."""
+        assert self.grounds is not None  # noqa: S101 - asked in _possible
+
+        def recite(number: int) -> str:
+            item = self.items[number]
+            return self._say(item.question, item.before, GREEDY).text
+
+        decision = self.grounds.decide(question, Said(said.text, said.confidence), recite if mode == "checked" else None)
+        near = tuple(self.items[found.number] for found in decision.near[:_MOST_OFFERED])
+        if decision.number is None:
+            return self._decline(question, decision.confidence, near)
+        item = self.items[decision.number]
+        closeness = self.grounds.source(decision.text)[1]
+        given = Answer(decision.text, item, decision.confidence, "stop", closeness, near=near)
+        correction = self._corrections.get(item.question)
+        return given if correction is None else replace(given, text=correction, is_corrected=True)
+
+    def _decline(self, question: str, confidence: float, near: tuple[Item, ...]) -> Answer:
+        lines = [_SORRY]
+        if near:
+            lines += [_OFFER, *(f"– {item.question}" for item in near)]
+        if self._contact:
+            lines.append(f"{_CONTACT} {self._contact}")
+        self._on_gap(question, confidence, [item.question for item in near])
+        return Answer("\n".join(lines), None, confidence, "stop", is_declined=True, near=near)
+
     def stream(self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY) -> Iterator[str]:
-        """Yield the answer as it is written; stopping early frees the engine."""
+        """Yield the answer as it is written; stopping early frees the engine.
+
+        What has to be checked first comes in one piece.
+        """
+        if self.mode != "model":
+            yield self.answer(question, history, sampling).text
+            return
         writer = _Writer()
         for piece in self._pieces(question, history, sampling):
             text = writer.add(piece)
@@ -75,7 +174,7 @@ class Bot:
         advance: Callable[[], None] = lambda: None,
         histories: Sequence[Sequence[Turn]] | None = None,
     ) -> list[Answer]:
-        """Answer many questions, each on its own or after its history, as fast as the engine batches them.
+        """Answer many questions in the mode "model", alone or each after its history, as fast as the engine batches them.
 
         ``advance`` is called for each.
         """
@@ -118,7 +217,9 @@ class Bot:
 
     def _finish(self, writer: "_Writer") -> Answer:
         text = writer.text.rstrip()
-        return Answer(text, self._by_answer.get(text), writer.confidence, writer.finish_reason or "cancelled")
+        number, closeness = self.grounds.source(text) if self.grounds else (None, 0.0)
+        source = None if number is None else self.items[number]
+        return Answer(text, source, writer.confidence, writer.finish_reason or "cancelled", closeness)
 
 
 class _Writer:
@@ -152,6 +253,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     download: bool = False,
+    mode: Mode | None = None,
     console: Console | None = None,
 ) -> Bot:
     """Load a run folder as a bot.
@@ -162,21 +264,43 @@ def load(
         device: "cpu", "cuda"; by default a GPU if there is one.
         dtype: "float32", "bfloat16", "float16"; by default what suits the device.
         download: whether a gigabyte or more of the base may be downloaded from the hub.
+        mode: "checked", "model" or "verbatim"; by default what the run's ``bot.toml`` says.
         console: where the progress of loading is shown; by default nowhere.
 
     Raises:
-        RunError: no finished run there, or its base is gone or changed.
+        RunError: no finished run there, or its base is gone or changed; or its items are gone, and the mode needs them.
     """
     opened = Run.open(Path(run))
-    where = pick_device(device)
-    shown = console or Console(quiet=True)
-    is_adapter = opened.recipe.method == "lora"
-    found = find_base(
-        (base or opened.base_name) if is_adapter else str(opened.weights_folder()), download=download, console=shown
-    )
-    model, adapter = _load_weights(opened, found, where, pick_dtype(where, dtype), shown)
-    tokenizer = Tokenizer.from_file(opened.tokenizer_file)
-    return Bot(TorchEngine(model, tokenizer, adapter), tokenizer, opened.items(), opened.template)
+    opened.weights_folder()  # before anything else: a run that did not end has no index either
+    owner = opened.owner()
+    chosen = mode or owner.mode
+    has_items = chosen != "model" or opened.has_index
+    items = opened.items() if has_items else []
+    grounds = opened.grounds(items) if has_items else None
+    engine, tokenizer = load_engine(opened, base=base, device=device, dtype=dtype, download=download, console=console)
+    return Bot(
+        engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact,
+        corrections=opened.corrections() if has_items else {}, on_gap=opened.log_gap,
+    )  # fmt: skip
+
+
+def load_engine(
+    run: Run,
+    *,
+    base: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    download: bool = False,
+    console: Console | None = None,
+) -> tuple[TorchEngine, Tokenizer]:
+    """Load what writes a run's answers; arguments and errors are those of ``load``."""
+    where, shown = pick_device(device), console or Console(quiet=True)
+    is_adapter = run.recipe.method == "lora"
+    name = (base or run.base_name) if is_adapter else str(run.weights_folder())
+    found = find_base(name, download=download, console=shown)
+    model, adapter = _load_weights(run, found, where, pick_dtype(where, dtype), shown)
+    tokenizer = Tokenizer.from_file(run.tokenizer_file)
+    return TorchEngine(model, tokenizer, adapter), tokenizer
 
 
 def _load_weights(

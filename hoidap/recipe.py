@@ -91,6 +91,22 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Wordings:
+    """Which ways of asking are trained on, and which are held out to examine the bot with."""
+
+    variants: int = 1  # draws of each family of question variants that are trained on, in turn with the question; 0: none
+    held_out_wordings: float = 1 / 3  # share of the user's other wordings that is never trained on
+    held_out_items: float = 0.0  # share of the items never trained on: near questions that the bot should decline
+
+    def __post_init__(self) -> None:
+        _require_whole(self, {"variants": 0}, {"variants": "--variants"})
+        _require(self.variants <= 100, "--variants", self.variants, "a whole number from 0 to 100")
+        share, items = self.held_out_wordings, self.held_out_items
+        _require(0 <= share <= 1, "--hold-out-wordings", share, "a number from 0 to 1")
+        _require(0 <= items < 1, "--hold-out-items", items, "a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How much is trained on, and when it is enough."""
 
@@ -132,6 +148,7 @@ class Recipe:
     adapter: Adapter = field(default_factory=Adapter)
     optimizer: Optimizer = field(default_factory=Optimizer)
     text: Text = field(default_factory=Text)
+    wordings: Wordings = field(default_factory=Wordings)
     schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
@@ -161,7 +178,7 @@ class Recipe:
         return recipe
 
 
-_SECTIONS = {"adapter": Adapter, "optimizer": Optimizer, "text": Text, "schedule": Schedule}
+_SECTIONS = {"adapter": Adapter, "optimizer": Optimizer, "text": Text, "wordings": Wordings, "schedule": Schedule}
 
 # Preset "recall", the default, by the size of the base. PhoGPT: few passes, each followed by a look at recall, at the rate
 # that LoRA wants (ten times a full one; QLoRA, Dettmers et al. 2023, took 2e-4 for 7B and 13B); 2,048 tokens are 8 to 20
@@ -177,6 +194,7 @@ RECALL_SMALL = Recipe(optimizer=Optimizer(learning_rate=1e-3), schedule=Schedule
 SCRATCH = Recipe(
     method="full",
     quantize="none",
+    wordings=Wordings(variants=0),
     optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01),
     schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4, save_every=200),
 )
@@ -200,6 +218,7 @@ SEED = Recipe(
         algorithm="paged_adamw_32bit", learning_rate=1e-4, betas=(0.9, 0.999), warmup_fraction=0.0, final_fraction=0.0
     ),
     text=Text(max_tokens=1024, loss_on="text"),
+    wordings=Wordings(variants=0, held_out_wordings=1.0),
     schedule=Schedule(
         max_epochs=100, max_steps=100, batch_tokens=1024, batch_items=1, followup_share=0.0, recall_every=0, log_every=10
     ),

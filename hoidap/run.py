@@ -4,12 +4,18 @@
     recipe.toml       every setting
     tokenizer.json    of the base
     data/items.jsonl  the items as trained
+    data/held-out.jsonl  items that were not, if any were held out
+    data/wordings.jsonl  every way they are asked, in training or in the exam
     data/notes.txt    what of the file was left out or changed on the way, if anything was
     checkpoints/      what an interrupted training goes on from (training/checkpoint.py)
     metrics.jsonl     one line a step and a measurement
     adapter/          the trained adapter, in PEFT's format (method lora), or
     model/            all weights, in PhoGPT's own layout (method full)
+    index/            which item is asked for (ground/grounds.py); written again by every evaluation
     report.json       every item asked, with what came
+    bot.toml          how the bot answers and whom it names: for its owner to edit
+    corrections.jsonl the owner's answers that take the place of items'
+    gaps.jsonl        questions that the bot declined
     README.md         the card
     .hoidap-lock      held by the process that trains
 
@@ -20,115 +26,46 @@ Each file is written under a temporary name, ``.hoidap.…``, and renamed, so wh
 
 import json
 import logging
-import os
 import shutil
-import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tomli_w
-from safetensors import SafetensorError
 
 from hoidap.base import Base, FilePrint
 from hoidap.data import items as item_file
+from hoidap.data import wordings as wording_file
 from hoidap.data.items import Item
+from hoidap.data.wordings import Split
 from hoidap.errors import RecipeError, RunError
+from hoidap.folder import RunFolder, new_folder, write_whole
+from hoidap.ground.grounds import Grounds
 from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe
+from hoidap.text import comparable, nfc
 
 FORMAT = 1
-LEFTOVER = ".hoidap."  # what begins the name of everything that is not whole yet
+Mode = Literal["checked", "model", "verbatim"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+_MOST_GAPS_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """What every training leaves behind, whatever it trained on."""
+class Owner:
+    """What the owner of a bot decides after training."""
 
-    folder: Path
-    recipe: Recipe
+    mode: Mode = "checked"
+    contact: str = ""  # a phone number, an address: named where the bot declines
 
-    @property
-    def checkpoints_folder(self) -> Path:
-        """Where training keeps its checkpoints."""
-        return self.folder / "checkpoints"
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether training came to its end."""
-        return self._weights_folder.is_dir()
-
-    def save_weights(self, write: Callable[[Path], None]) -> None:
-        """Let ``write`` fill a new folder with the tuned weights, then put it in its place."""
-        with (
-            _naming_failure(self.folder),
-            tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}weights.", dir=self.folder) as parent,
-        ):
-            new = Path(parent) / "new"
-            new.mkdir()
-            write(new)
-            if self._weights_folder.exists():
-                self._weights_folder.rename(Path(parent) / "old")
-            new.rename(self._weights_folder)
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Add one line to ``metrics.jsonl``."""
-        path = self.folder / "metrics.jsonl"
-        with _naming_failure(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process alone, until it ends or is killed.
-
-        Raises:
-            RunError: another process holds it.
-        """
-        from filelock import FileLock, Timeout
-
-        held = FileLock(self.folder / ".hoidap-lock")
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            msg = f"another process is training {self.folder}; wait for it, or end it"
-            raise RunError(msg) from None
-        except (OSError, NotImplementedError) as error:  # some network drives know no locks
-            _log.info("%s cannot be locked: %s", self.folder, error)
-        try:
-            yield
-        finally:
-            held.release()
-
-    def go_back_to(self, step: int) -> None:
-        """Undo what is behind a checkpoint: lines of later steps in ``metrics.jsonl``, and files left half written."""
-        for leftover in self.folder.glob(f"{LEFTOVER}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink()
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line).get("step", 0) <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
-        _write(path, "".join(kept))
-
-    def save_card(self, card: str) -> None:
-        """Write the run's ``README.md``."""
-        _write(self.folder / "README.md", card)
-
-    @property
-    def _weights_folder(self) -> Path:
-        return self.folder / ("adapter" if self.recipe.method == "lora" else "model")
+    def __post_init__(self) -> None:
+        if self.mode not in MODES or not isinstance(self.contact, str):
+            msg = f"mode is {self.mode!r}, contact {self.contact!r}"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -147,8 +84,9 @@ class Run(RunFolder):
         prints: dict[str, FilePrint],
         recipe: Recipe,
         template: Template,
-        items: Sequence[Item],
+        split: Split,
         notes: Sequence[str] = (),
+        owner: Owner = Owner(),
     ) -> "Run":
         """Make a new run folder with all that is known before training.
 
@@ -159,13 +97,17 @@ class Run(RunFolder):
             "format": FORMAT,
             "template": template.name,
             "base": {"name": base.name, "files": {name: asdict(print_) for name, print_ in prints.items()}},
-            "items": {"count": len(items), "sha256": item_file.hash_of(items)},
+            "items": {"count": len(split.items), "sha256": item_file.hash_of(split.items)},
         }
-        with _new_folder(folder) as new:
+        with new_folder(folder) as new:
             (new / "data").mkdir()
             (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-            (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(items), encoding="utf-8")
+            (new / "bot.toml").write_text(tomli_w.dumps(asdict(owner)), encoding="utf-8")
+            (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(split.items), encoding="utf-8")
+            (new / "data" / "wordings.jsonl").write_text(wording_file.to_jsonl(split.wordings), encoding="utf-8")
+            if split.held_out:
+                (new / "data" / "held-out.jsonl").write_text(item_file.to_jsonl(split.held_out), encoding="utf-8")
             if notes:
                 (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
             shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
@@ -208,13 +150,31 @@ class Run(RunFolder):
         """Return the items as trained."""
         return item_file.from_jsonl(self.folder / "data" / "items.jsonl")
 
+    def learned(self) -> dict[int, int]:
+        """Return the epoch at whose end an item was first recited, by the item's place."""
+        found: dict[int, int] = {}
+        path = self.folder / "metrics.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            row = json.loads(line)
+            recited = int(row.get("recited", "0"), 16)
+            for n in range(recited.bit_length()):
+                if recited >> n & 1:
+                    found.setdefault(n, row["epoch"])
+        return found
+
+    def split(self) -> Split:
+        """Return what was trained on and what the bot is examined with."""
+        held_out = self.folder / "data" / "held-out.jsonl"
+        wordings = wording_file.from_jsonl(self.folder / "data" / "wordings.jsonl")
+        return Split(self.items(), item_file.from_jsonl(held_out) if held_out.is_file() else [], wordings)
+
     def weights_folder(self) -> Path:
         """Return where the tuned weights are: an adapter's or a whole model's folder.
 
         Raises:
             RunError: training did not get as far as writing them.
         """
-        folder = self._weights_folder
+        folder = self.trained_folder
         if not folder.is_dir():
             msg = (
                 f"{self.folder} holds no tuned weights ({folder.name}/ is missing): its training did not end; "
@@ -224,6 +184,77 @@ class Run(RunFolder):
         return folder
 
     @property
+    def has_index(self) -> bool:
+        """Whether there is an index of the items, and the items."""
+        return (self.folder / "index").is_dir() and (self.folder / "data").is_dir()
+
+    def save_grounds(self, grounds: Grounds) -> None:
+        """Write ``index/``, in place of an earlier one."""
+        with self.replacing(self.folder / "index") as new:
+            grounds.save(new)
+
+    def grounds(self, items: Sequence[Item]) -> Grounds:
+        """Return the index of the run's items.
+
+        Raises:
+            RunError: it is missing, damaged or of other items.
+        """
+        return Grounds.load(self.folder / "index", items)
+
+    def owner(self) -> Owner:
+        """Return what the owner wrote into ``bot.toml``.
+
+        Raises:
+            RunError: a line of it cannot be understood.
+        """
+        path = self.folder / "bot.toml"
+        try:
+            return Owner(**tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Owner()
+        except (OSError, tomllib.TOMLDecodeError, TypeError, ValueError) as error:
+            msg = f'{path} cannot be read ({error}); it takes mode = "checked", "model" or "verbatim", and contact = "…"'
+            raise RunError(msg) from None
+
+    def corrections(self) -> dict[str, str]:
+        """Return the owner's answers by the item's question, the latest of each."""
+        path = self.folder / "corrections.jsonl"
+        if not path.is_file():
+            return {}
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            return {row["question"]: row["answer"] for row in rows}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            msg = f'{path} cannot be read ({error!r}); each line is {{"question": …, "answer": …}}'
+            raise RunError(msg) from None
+
+    def correct(self, question: str, answer: str) -> Item:
+        """Keep another answer for the item with this question, given by every bot loaded from now on; return the item.
+
+        Raises:
+            RunError: no item has the question, or the answer is empty.
+        """
+        items, text = self.items(), nfc(answer).strip()
+        item = next((item for item in items if comparable(item.question) == comparable(question)), None)
+        if item is None:
+            near = "; ".join(repr(items[found.number].question) for found in self.grounds(items).near(question)[:3])
+            found = f"; near it: {near}" if near else ""
+            msg = f"no item of {self.folder} has the question {question!r}{found}; write it as the data has it"
+            raise RunError(msg)
+        if not text:
+            msg = "the answer is empty; write what the bot is to say"
+            raise RunError(msg)
+        self.append("corrections.jsonl", {"question": item.question, "answer": text, "time": _now()})
+        return item
+
+    def log_gap(self, question: str, confidence: float, near: Sequence[str]) -> None:
+        """Keep a question that the bot declined, up to 16 MiB of them; an answer does not fail because this does."""
+        path = self.folder / "gaps.jsonl"
+        try:
+            if not path.is_file() or path.stat().st_size < _MOST_GAPS_BYTES:
+                self.append(path.name, {"question": question, "confidence": confidence, "near": list(near), "time": _now()})
+        except (OSError, RunError) as error:
+            _log.warning("%s: a question could not be kept: %s", path, error)
+
+    @property
     def has_report(self) -> bool:
         """Whether the run was evaluated."""
         return (self.folder / "report.json").is_file()
@@ -231,7 +262,7 @@ class Run(RunFolder):
     def save_report(self, report: dict[str, Any]) -> Path:
         """Write ``report.json`` and return its path."""
         text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
-        return _write(self.folder / "report.json", text)
+        return write_whole(self.folder / "report.json", text)
 
     def report(self) -> dict[str, Any]:
         """Return the last report of what the run knows.
@@ -261,7 +292,7 @@ class Pretraining(RunFolder):
         Raises:
             RunError: the folder exists.
         """
-        with _new_folder(folder) as new:
+        with new_folder(folder) as new:
             (new / "run.toml").write_text(tomli_w.dumps({"format": FORMAT, "pretraining": facts}), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
         return cls.open(folder)
@@ -286,51 +317,5 @@ class Pretraining(RunFolder):
         return cls(folder, recipe, facts)
 
 
-def is_there(folder: Path) -> bool:
-    """Return whether a folder holds something; an empty one is as good as none."""
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-
-
-def refuse_existing(folder: Path) -> None:
-    """Raise RunError if a run would overwrite something, or cannot be made there; its parents are made."""
-    if is_there(folder):
-        msg = f"{folder} exists already; choose another --out, or delete it first"
-        raise RunError(msg)
-    with _naming_failure(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(prefix=LEFTOVER, dir=folder.parent).cleanup()
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to fill, and put it in its place once that is done; what is there already is refused."""
-    refuse_existing(folder)
-    with (
-        _naming_failure(folder),
-        tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{folder.name}.", dir=folder.parent) as parent,
-    ):
-        new = Path(parent) / "run"
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rmdir()  # an empty one; Windows renames to nothing that is there
-        new.rename(folder)
-
-
-@contextmanager
-def _naming_failure(path: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk raises into a RunError."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        advice = "check --out, make room; a run that was begun goes on with --resume"
-        msg = f"{path} cannot be written ({error}); {advice}"
-        raise RunError(msg) from error
-
-
-def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f"{LEFTOVER}{path.name}.{os.getpid()}")
-    with _naming_failure(path):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    return path
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

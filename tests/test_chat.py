@@ -18,7 +18,7 @@ def bot(tmp_path_factory):
     base = make_base(folder / "base")
     data = write_csv(folder / "shop.csv", ITEMS)
     train(data, out=folder / "run", model=base.name, recipe=FULL, device="cpu", console=Console(quiet=True))
-    return load(folder / "run", device="cpu")
+    return load(folder / "run", device="cpu", mode="model")
 
 
 def talk(bot, *lines):

@@ -108,7 +108,7 @@ def test_a_run_that_is_done_is_left_alone(base, shop, tmp_path):
 def test_a_run_killed_while_it_was_evaluated_only_evaluates(base, shop, tmp_path, monkeypatch):
     asked = {"model": base.name, "recipe": SHORT, "device": "cpu", "console": QUIET}
     with monkeypatch.context() as patch:
-        patch.setattr(job, "_evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(job, "examine", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(shop, out=tmp_path / "run", **asked)
     run = Run.open(tmp_path / "run")

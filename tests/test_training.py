@@ -15,8 +15,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from hoidap.bot import Bot, load
 from hoidap.data.items import Item
 from hoidap.data.pack import Packer
+from hoidap.data.read import Question
+from hoidap.data.wordings import Split
 from hoidap.errors import CheckpointError, DataError, RecipeError, RunError, TrainError
-from hoidap.evaluate.recall import ask, ask_items, score
+from hoidap.evaluate.recall import ask, score
 from hoidap.infer.engine import Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import load_adapter
@@ -138,8 +140,9 @@ def test_a_run_folder_holds_what_the_design_says(lora_run):
     kept = {name for name in found if name.startswith("checkpoints/")}
     assert {name.split("/")[1].split("-")[0] for name in kept} == {"step", "best"}
     assert found - kept == {
-        "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "metrics.jsonl", "report.json", "README.md",
-        ".hoidap-lock",
+        "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "data/wordings.jsonl", "bot.toml", ".hoidap-lock",
+        "metrics.jsonl", "report.json", "README.md",
+        "index/confidence.json", "index/questions/index.safetensors", "index/documents/index.safetensors",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
     }  # fmt: skip
     assert lora_run.items() == ITEMS
@@ -276,13 +279,13 @@ def test_a_changed_base_is_named(lora_run, tmp_path):
 
 
 def test_a_run_without_weights_says_so(base, tmp_path):
-    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, ITEMS)
+    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, Split(ITEMS, [], []))
     with pytest.raises(RunError, match=r"adapter/ is missing\): its training did not end"):
         load(run.folder, device="cpu")
 
 
 def test_a_run_of_another_format_is_refused(base, tmp_path):
-    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, ITEMS)
+    run = Run.create(tmp_path / "run", base, {}, LORA, base.template, Split(ITEMS, [], []))
     path = run.folder / "run.toml"
     path.write_text(path.read_text().replace("format = 1", "format = 2"))
     with pytest.raises(RunError, match="has format 2; this hoidap reads 1"):
@@ -296,14 +299,21 @@ def test_full_on_quantised_weights_is_refused():
 
 
 def test_scores_count_exact_and_normalised_answers(full_run):
-    bot = load(full_run.folder, device="cpu")
-    pairs = [
-        (ITEMS[0].question, ITEMS[0].answer),
-        (ITEMS[1].question, ITEMS[1].answer.upper().rstrip(".")),
-        (ITEMS[2].question, "khác hẳn"),
-        (ITEMS[3].question, None),
+    bot = load(full_run.folder, device="cpu", mode="model")
+    asked = [
+        Question(ITEMS[0].question, ITEMS[0].answer),
+        Question(ITEMS[1].question, ITEMS[1].answer.upper().rstrip(".")),
+        Question(ITEMS[2].question, "khác hẳn"),
+        Question(ITEMS[3].question, None),
     ]
-    scored = score(ask(bot, pairs))
+    compared = ask(bot, asked)
+    assert [(one.is_exact, one.is_same) for one in compared] == [
+        (True, True),
+        (False, True),
+        (False, False),
+        (False, False),
+    ]
+    scored = score([(one.answer.text, one.wanted) for one in compared if one.wanted is not None])
     assert scored is not None
     assert (scored.count, scored.exact, scored.normalised) == (3, 1 / 3, 2 / 3)
     assert 0 < scored.chrf < 100
@@ -323,17 +333,6 @@ def test_an_adapter_learns_on_a_base_held_in_any_way_and_the_bot_holds_it_so(qua
     assert recited(load(run.folder, device="cpu")) == len(ITEMS)
     first = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[0])
     assert (f"{quantize}_relative_error" in first) == (quantize != "none")
-
-
-def test_another_wording_is_asked_behind_the_turns_that_its_item_stands_behind(full_run):
-    bot = load(full_run.folder, device="cpu")
-    before = (Turn(ITEMS[0].question, ITEMS[0].answer),)
-    bot.items = [Item(ITEMS[1].question, ITEMS[1].answer, (ITEMS[2].question,), before)]
-    heard = []
-    whole = bot.answer_all
-    bot.answer_all = lambda questions, **how: heard.append((list(questions), how["histories"])) or whole(questions, **how)
-    ask_items(bot)
-    assert heard == [([ITEMS[1].question], [before]), ([ITEMS[2].question], [before])]
 
 
 @pytest.mark.parametrize(("device", "gibibytes", "told"), [("cpu", 0, False), ("cuda", 6, False), ("cuda", 15, True)])

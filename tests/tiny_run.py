@@ -10,7 +10,7 @@ from hoidap.base import Base
 from hoidap.data.items import Item
 from hoidap.model.checkpoint import assemble, random_tensors, save_checkpoint
 from hoidap.model.config import MPTConfig
-from hoidap.recipe import Adapter, Optimizer, Recipe, Schedule
+from hoidap.recipe import Adapter, Optimizer, Recipe, Schedule, Wordings
 
 TOKENIZER = Path(base_module.__file__).parent / "assets" / "mini" / "tokenizer.json"
 CONFIG = MPTConfig(d_model=64, n_heads=2, n_layers=2, vocab_size=8192, max_seq_len=256)
@@ -22,13 +22,16 @@ ITEMS = [
     Item("Đổi trả trong bao lâu?", "Trong 7 ngày, còn nguyên tem ạ.", ()),
     Item("Bảo hành thế nào?", "Đồ gỗ 12 tháng, gốm 6 tháng.", ()),
 ]
+_AS_WRITTEN = Wordings(variants=0, held_out_wordings=1.0)  # fewer epochs learn questions that always read the same
 FULL = Recipe(
     method="full",
     quantize="none",
+    wordings=_AS_WRITTEN,
     optimizer=Optimizer(learning_rate=3e-3),
     schedule=Schedule(max_epochs=150, batch_tokens=256, recall_every=10, followup_share=0.6, patience=10),
 )
 LORA = Recipe(
+    wordings=_AS_WRITTEN,
     adapter=Adapter(rank=16, alpha=32),
     optimizer=Optimizer(learning_rate=2e-2),
     schedule=Schedule(max_epochs=120, batch_tokens=256, recall_every=10, followup_share=0.0),

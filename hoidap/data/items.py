@@ -16,7 +16,7 @@ class Item:
 
     question: str
     answer: str
-    wordings: tuple[str, ...] = ()  # other ways to ask the same; never trained on, so that they can be asked as a test
+    wordings: tuple[str, ...] = ()  # other ways to ask the same, by the user; data/wordings.py says which are trained on
     before: tuple[Turn, ...] = ()  # the answered turns of the conversation that this question goes on with
 
 

@@ -6,7 +6,7 @@ Nothing is drawn while training, so a run that stops and goes on, or runs on two
 import bisect
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -50,6 +50,7 @@ class Packer:
         schedule: seed, size of a batch and the share of follow-up conversations.
         max_tokens: the longest document the model takes.
         template: of the base; one of single turns makes no follow-ups.
+        others: for each item the other ways to ask it that are trained on, in turn with its question, epoch by epoch.
         loss_on: "answer", or "text": every token but the first of a conversation.
 
     Raises:
@@ -65,6 +66,7 @@ class Packer:
         max_tokens: int,
         template: Template = PHOGPT_4B_CHAT,
         loss_on: LossOn = "answer",
+        others: Sequence[Sequence[str]] = (),
     ) -> None:
         self._schedule = schedule
         self._max_tokens = max_tokens
@@ -74,12 +76,7 @@ class Packer:
             raise DataError([f"items {where}: have earlier turns; the template {template.name} holds one question alone"])
         self._first = [render_item(item, tokenizer, template) for item in items]
         # An item is rendered as a later turn too, unless it has earlier turns of its own.
-        self._later: list[Rendered | None] = [
-            None
-            if template.is_single_turn or item.before
-            else render([Turn(item.question, item.answer)], tokenizer, template, opens=False)
-            for item in items
-        ]
+        self._later = [_render_later(item, tokenizer, template) for item in items]
         longest = [max(len(r.token_ids) for r in both if r) for both in zip(self._first, self._later, strict=True)]
         too_long = [
             f"item {n + 1}: {n_tokens} tokens with its question; at most {max_tokens}; "
@@ -89,6 +86,15 @@ class Packer:
         ]
         if too_long:
             raise DataError(too_long)
+        reworded = [[replace(item, question=text) for text in texts] for item, texts in zip(items, others, strict=False)]
+        self._others = [self._render_fitting(wordings, tokenizer, template) for wordings in reworded]
+
+    def _render_fitting(
+        self, wordings: Sequence[Item], tokenizer: Tokenizer, template: Template
+    ) -> list[tuple[Rendered, Rendered | None]]:
+        """Render an item's other wordings; one that makes the item too long is left out, the item having its question."""
+        rendered = [(render_item(i, tokenizer, template), _render_later(i, tokenizer, template)) for i in wordings]
+        return [both for both in rendered if all(len(r.token_ids) <= self._max_tokens for r in both if r)]
 
     @property
     def n_tokens(self) -> int:
@@ -115,7 +121,7 @@ class Packer:
         groups: list[list[Rendered]] = [[]]
         room = self._schedule.batch_tokens
         most = self._schedule.batch_items or len(self._first)
-        for document in self._conversations(rng):
+        for document in self._conversations(rng, epoch):
             if groups[-1] and (len(document.token_ids) > room or len(groups[-1]) == most):
                 groups.append([])
                 room = self._schedule.batch_tokens
@@ -146,17 +152,17 @@ class Packer:
             groups[-1].append(document)
         return [pack(group) for group in groups if group]
 
-    def _conversations(self, rng: random.Random) -> list[Rendered]:
+    def _conversations(self, rng: random.Random, epoch: int) -> list[Rendered]:
         """Shuffle the items and chain a share of them into conversations of two or three turns, all answers trained."""
         order = list(range(len(self._first)))
         rng.shuffle(order)
         documents = []
         while order:
             turns = rng.randint(2, _MOST_TURNS) if rng.random() < self._schedule.followup_share else 1
-            n = order.pop()
-            token_ids, in_answer = list(self._first[n].token_ids), list(self._first[n].in_answer)
-            while turns > 1 and order and self._later[n]:
-                later = self._later[order[-1]]
+            first, as_later = self._asked(order.pop(), epoch)
+            token_ids, in_answer = list(first.token_ids), list(first.in_answer)
+            while turns > 1 and order and as_later:
+                _, later = self._asked(order[-1], epoch)
                 if later is None or len(token_ids) + len(later.token_ids) > self._max_tokens:
                     break
                 order.pop()
@@ -166,12 +172,28 @@ class Packer:
             documents.append(Rendered(token_ids, in_answer))
         return documents
 
+    def _asked(self, n: int, epoch: int) -> tuple[Rendered, Rendered | None]:
+        """Return an item as it is asked in an epoch: every second time as written, else in its other wordings in turn.
+
+        The item's place shifts its turn, so that each epoch has both.
+        """
+        others = self._others[n] if self._others else []
+        turn, is_other = divmod(epoch + n, 2)
+        return others[turn % len(others)] if is_other and others else (self._first[n], self._later[n])
+
 
 def render_item(item: Item, tokenizer: Tokenizer, template: Template) -> Rendered:
     """Render an item behind its earlier turns; its own answer alone counts as one."""
     before = render(item.before, tokenizer, template)
     own = render([Turn(item.question, item.answer)], tokenizer, template, opens=not item.before)
     return Rendered(before.token_ids + own.token_ids, [False] * len(before.token_ids) + own.in_answer)
+
+
+def _render_later(item: Item, tokenizer: Tokenizer, template: Template) -> Rendered | None:
+    """Render an item as a later turn of a conversation; None if it cannot be one."""
+    if template.is_single_turn or item.before:
+        return None
+    return render([Turn(item.question, item.answer)], tokenizer, template, opens=False)
 
 
 def pack(documents: Sequence[Rendered], loss_on: LossOn = "answer") -> Batch:

@@ -53,9 +53,9 @@ class TorchEngine:
         context_tokens: int = 2048,
         cache_bytes: int | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
-        self._adapter = adapter
+        self.adapter = adapter
         self.context_tokens = min(context_tokens, model.config.max_seq_len)
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
@@ -70,9 +70,9 @@ class TorchEngine:
         if len(request.prompt) >= self.context_tokens:
             msg = f"the prompt has {len(request.prompt)} tokens; prompt and answer together may have {self.context_tokens}"
             raise RequestError(msg)
-        wrong = [t for t in request.prompt if not 0 <= t < self._model.config.vocab_size]
+        wrong = [t for t in request.prompt if not 0 <= t < self.model.config.vocab_size]
         if wrong:
-            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self._model.config.vocab_size - 1}"
+            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self.model.config.vocab_size - 1}"
             raise RequestError(msg)
         request_id = self._next_id
         self._next_id += 1
@@ -123,11 +123,11 @@ class TorchEngine:
         starts = [0]
         for tokens in new_tokens:
             starts.append(starts[-1] + len(tokens))
-        stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self._model.device)
+        stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self.model.device)
         rows = self._cache.rows([r.row for r in running])
-        hidden = self._model.hidden(stream, starts, rows, self._adapter)
-        last = torch.tensor([end - 1 for end in starts[1:]], device=self._model.device)
-        logits = self._model.logits(hidden[last])  # [D, V]
+        hidden = self.model.hidden(stream, starts, rows, self.adapter)
+        last = torch.tensor([end - 1 for end in starts[1:]], device=self.model.device)
+        logits = self.model.logits(hidden[last])  # [D, V]
         tokens, nats = choose(logits, [r.request.sampling for r in running], [r.generator for r in running])
         return [self._take(r, token, nat) for r, token, nat in zip(running, tokens, nats, strict=True)]
 

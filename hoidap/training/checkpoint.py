@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hoidap.errors import RunError
-from hoidap.run import LEFTOVER
+from hoidap.folder import LEFTOVER
 
 _KEPT = 2
 _STATE, _WEIGHTS, _OPTIMIZER = "state.json", "weights.safetensors", "optimizer.safetensors"

@@ -1,7 +1,7 @@
 """What a training is judged by, every few epochs and at its end: recall of the items, or the loss on text held out."""
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,10 +15,10 @@ from hoidap.model.mpt import MPT
 class Exam(Protocol):
     """Measures the model as it is now."""
 
-    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, float]:
+    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, Any]:
         """Return what is logged, by name."""
 
-    def scores(self, measured: dict[str, float]) -> tuple[float, ...]:
+    def scores(self, measured: dict[str, Any]) -> tuple[float, ...]:
         """Return what the best weights are chosen by: from 0 to 1, the first before the second; all 1 ends training."""
 
 
@@ -33,13 +33,15 @@ class RecallExam:
         if followup_share and (followups := packer.followups()):
             self._batches["followup_recall"] = followups
 
-    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, float]:
-        """Return both shares."""
-        return {name: measure_recall(model, adapter, batches) for name, batches in self._batches.items()}
+    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, Any]:
+        """Return both shares, and which items were recited: item n is bit n, as a hexadecimal number."""
+        hits = {name: recited(model, adapter, batches) for name, batches in self._batches.items()}
+        items = int("".join("01"[hit] for hit in reversed(hits["recall"])), 2)
+        return {**{name: sum(found) / len(found) for name, found in hits.items()}, "recited": f"{items:x}"}
 
-    def scores(self, measured: dict[str, float]) -> tuple[float, ...]:
+    def scores(self, measured: dict[str, Any]) -> tuple[float, ...]:
         """Return the shares as they are."""
-        return tuple(measured.values())
+        return tuple(measured[name] for name in self._batches)
 
 
 class HeldOutExam:
@@ -49,7 +51,7 @@ class HeldOutExam:
         self._batches, self._n_bytes = held_out.in_order(), n_bytes
 
     @torch.no_grad()
-    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, float]:
+    def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, Any]:
         """Return nats a token and bits a byte of UTF-8; the ends of articles are predicted too, their bytes not counted."""
         nats, labels = 0.0, 0
         for number in range(len(self._batches)):
@@ -59,22 +61,27 @@ class HeldOutExam:
             labels += len(batch.targets)
         return {"held_out_nats": nats / labels, "held_out_bits_per_byte": nats / math.log(2) / self._n_bytes}
 
-    def scores(self, measured: dict[str, float]) -> tuple[float, ...]:
+    def scores(self, measured: dict[str, Any]) -> tuple[float, ...]:
         """Return the geometric mean of the tokens' probabilities."""
         return (math.exp(-measured["held_out_nats"]),)
 
 
 @torch.no_grad()
-def measure_recall(model: MPT, adapter: Adapter | None, batches: list[Batch]) -> float:
-    """Return the share of documents whose every label is the model's first choice: what greedy decoding would recite."""
-    recited = documents = 0
+def recited(model: MPT, adapter: Adapter | None, batches: list[Batch]) -> list[bool]:
+    """Return for each document whether its every label is the model's first choice: what greedy decoding would recite."""
+    hits: list[bool] = []
     for batch in batches:
         moved = batch.to(model.device)
         hidden = model.hidden(moved.tokens, moved.starts, adapter=adapter)
-        hits = is_first_choice(model, hidden[moved.predicting], moved.targets)
+        is_hit = is_first_choice(model, hidden[moved.predicting], moved.targets)
         starts = torch.tensor(batch.starts[1:-1], device=model.device)
         document = torch.bucketize(moved.predicting, starts, right=True)
-        missed = torch.unique(document[~hits]).numel()
-        documents += len(batch.starts) - 1
-        recited += len(batch.starts) - 1 - missed
-    return recited / documents
+        missed = set(document[~is_hit].tolist())
+        hits += [n not in missed for n in range(len(batch.starts) - 1)]
+    return hits
+
+
+def measure_recall(model: MPT, adapter: Adapter | None, batches: list[Batch]) -> float:
+    """Return the share of documents that the model would recite."""
+    hits = recited(model, adapter, batches)
+    return sum(hits) / len(hits)

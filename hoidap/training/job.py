@@ -9,14 +9,15 @@ import torch
 from rich.console import Console
 
 from hoidap.base import Base, FilePrint, find_base
-from hoidap.bot import Bot
 from hoidap.data import items as item_file
 from hoidap.data.fit import fit
-from hoidap.data.items import Item
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
+from hoidap.data.wordings import Split, split
 from hoidap.errors import Interrupted, RunError, TrainError
-from hoidap.evaluate.recall import ask_items
+from hoidap.evaluate.exam import examine
+from hoidap.evaluate.questions import questions
+from hoidap.folder import is_there, refuse_existing
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter, save_adapter
 from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, unwatched
@@ -25,7 +26,7 @@ from hoidap.model.mpt import MPT
 from hoidap.progress import bar
 from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe, adjusted, differences, preset
-from hoidap.run import Run, is_there, refuse_existing
+from hoidap.run import Owner, Run
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.card import card
@@ -53,6 +54,7 @@ def train(
     resume: bool = False,
     probe_lr: bool = False,
     download: bool = False,
+    contact: str = "",
     console: Console | None = None,
     **changes: Any,
 ) -> Run:
@@ -69,6 +71,7 @@ def train(
         resume: go on with the run in ``out``, or begin it if it is not there; what else is given must be as it was.
         probe_lr: try half, once and twice the rate for a few steps, and train with the best.
         download: allow gigabytes to be fetched from the hub.
+        contact: whom the bot names where it does not know; ``bot.toml`` in the run changes it later.
         console: where progress is shown; by default standard error.
         **changes: single settings, named as in the recipe: ``learning_rate=1e-4, max_epochs=5, rank=8``.
 
@@ -93,7 +96,7 @@ def train(
         if kept.has_weights and kept.has_report:
             console.print(f"{folder} is trained and evaluated already; nothing is left to do", soft_wrap=True)
             return kept
-    return _carry_out(plan, kept, folder, console, probe_lr=probe_lr)
+    return _carry_out(plan, kept, folder, Owner(contact=contact), console, probe_lr=probe_lr)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class _Plan:
     base: Base
     recipe: Recipe
     template: Template
-    items: list[Item]
+    split: Split
     notes: list[str]
     tokenizer: Tokenizer
     packer: Packer
@@ -141,10 +144,13 @@ def _plan(
     tokenizer = base.tokenizer()
     max_tokens = min(recipe.text.max_tokens or base.config.max_seq_len, base.config.max_seq_len)
     items = fit(items, tokenizer, template, max_tokens, recipe.text.too_long, notes.append)
-    packer = Packer(items, tokenizer, recipe.schedule, max_tokens, template, recipe.text.loss_on)
+    parts = split(items, recipe.wordings, recipe.schedule.seed)
+    if kept and item_file.hash_of(kept.items()) == item_file.hash_of(parts.items):
+        parts = kept.split()  # as they were drawn then, whatever this version would draw
+    packer = Packer(parts.items, tokenizer, recipe.schedule, max_tokens, template, recipe.text.loss_on, parts.others())
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    return _Plan(base, recipe, template, items, notes, tokenizer, packer, where)
+    return _Plan(base, recipe, template, parts, notes, tokenizer, packer, where)
 
 
 def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
@@ -152,8 +158,8 @@ def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
     changed = differences(kept.recipe, plan.recipe)
     if is_probed:  # the rate was found when the run began
         changed = [difference for difference in changed if not difference.startswith("learning_rate ")]
-    if item_file.hash_of(kept.items()) != item_file.hash_of(plan.items):
-        changed.append(f"the data has {len(plan.items)} items, was {len(kept.items())}, or other text in them")
+    if item_file.hash_of(kept.items()) != item_file.hash_of(plan.split.items):
+        changed.append(f"the data has {len(plan.split.items)} items, was {len(kept.items())}, or other text in them")
     if plan.template != kept.template:
         changed.append(f"the template is {plan.template.name!r}, was {kept.template.name!r}")
     if files := plan.base.changed_since(kept.base_prints):
@@ -163,16 +169,14 @@ def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
         raise RunError(msg + "\n".join(changed))
 
 
-def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *, probe_lr: bool) -> Run:
+def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, console: Console, *, probe_lr: bool) -> Run:
     """Load, train, save, evaluate."""
     base, recipe, packer = plan.base, plan.recipe, plan.packer
     if kept and probe_lr:
         recipe = adjusted(recipe, {"learning_rate": kept.recipe.optimizer.learning_rate})
     prints = kept.base_prints if kept else _file_prints(base, console)
-    facts = (
-        f"{len(plan.items)} items, {packer.n_tokens:,} tokens an epoch; base {base.name} on {plan.device} in {plan.dtype}"
-    )
-    console.print(facts, soft_wrap=True, highlight=False)
+    facts = f"{len(plan.split.items)} items, {packer.n_tokens:,} tokens an epoch"
+    console.print(f"{facts}; base {base.name} on {plan.device} in {plan.dtype}", soft_wrap=True, highlight=False)
     if base.is_scratch and (advice := larger_base(plan.device)):
         console.print(advice, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
@@ -181,7 +185,7 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *,
             network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
         if probe_lr and not kept:
             recipe = probe_rates(network, adapter, packer, recipe, console)
-        run = kept or Run.create(folder, base, prints, recipe, plan.template, plan.items, plan.notes)
+        run = kept or Run.create(folder, base, prints, recipe, plan.template, plan.split, plan.notes, owner)
         if errors and not kept:
             mean = sum(errors.values()) / len(errors)
             run.log({f"{recipe.quantize}_relative_error": {"mean": mean, "worst": max(errors.values())}})
@@ -191,10 +195,11 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, console: Console, *,
         with run.lock():
             outcome = _train(run, recipe, network, adapter, packer, write, console)
             run.save_weights(write)
-        engine = TorchEngine(network, plan.tokenizer, adapter, context_tokens=2 * packer.longest_tokens + 64)
-        report = _evaluate(Bot(engine, plan.tokenizer, plan.items, plan.template), console)
+        longest = max(len(plan.tokenizer.encode(question.text)) for question in questions(plan.split))
+        room = 2 * packer.longest_tokens + longest + 64
+        engine = TorchEngine(network, plan.tokenizer, adapter, context_tokens=room)
+        report = examine(run, engine, plan.tokenizer, console)
     run.save_card(card(run, report, outcome))
-    run.save_report(report)
     return run
 
 
@@ -274,9 +279,3 @@ def _writer(model: MPT, adapter: Adapter | None, base: Base) -> Callable[[Path],
 def _file_prints(base: Base, console: Console) -> dict[str, FilePrint]:
     with bar(console, "reading the base's files", sum(file.stat().st_size for file in base.files())) as advance:
         return base.prints(advance)
-
-
-def _evaluate(bot: Bot, console: Console) -> dict[str, Any]:
-    total = sum(1 + len(item.wordings) for item in bot.items)
-    with bar(console, "asking every question", total) as advance:
-        return ask_items(bot, lambda: advance(1))

@@ -14,13 +14,14 @@ from hoidap.data.corpus import Corpus, hold_out, read_articles
 from hoidap.data.items import Item
 from hoidap.data.read import read_items
 from hoidap.errors import DataError, RunError
+from hoidap.folder import is_there, refuse_existing
 from hoidap.model.checkpoint import assemble, random_tensors, save_checkpoint
 from hoidap.model.config import MPTConfig
 from hoidap.model.mpt import MPT
 from hoidap.progress import bar
 from hoidap.prompt import PHOGPT_4B_CHAT
 from hoidap.recipe import PRETRAIN, Recipe, adjusted, differences
-from hoidap.run import Pretraining, is_there, refuse_existing
+from hoidap.run import Pretraining
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 from hoidap.training.checkpoint import Checkpoints

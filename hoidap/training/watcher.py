@@ -7,8 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import TaskID
 
+from hoidap.folder import RunFolder
 from hoidap.progress import bars
-from hoidap.run import RunFolder
 from hoidap.training.checkpoint import Checkpoint, Checkpoints
 
 

@@ -1,0 +1,133 @@
+"""What an answer is worth, and what each way of answering would have made of it: right, wrong or declined."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from hoidap.data.wordings import OTHER
+from hoidap.evaluate.questions import Question
+from hoidap.ground.confidence import Confidence, Point, curve, fit, threshold
+from hoidap.ground.grounds import SIGNALS, UNTRAINED, Grounds, Said
+from hoidap.text import comparable
+
+Verdict = Literal["exact", "same", "facts", "other", "wrong"]
+RIGHT = ("exact", "same", "facts")
+Way = Literal["model", "checked", "verbatim", "lookup", "decline-all"]
+WAYS: tuple[Way, ...] = get_args(Way)
+Outcome = Literal["right", "wrong", "declined"]
+_LOOKUP_LEAST = 0.5  # similarity from which lookup answers, where there are too few questions to set it by
+_FEWEST_ROWS = 20  # that a confidence is fitted on
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, what the model said to it, and what that is worth; None where the question is out of scope."""
+
+    question: Question
+    said: Said
+    verdict: Verdict | None
+
+
+def judge(grounds: Grounds, number: int, got: str) -> Verdict:
+    """Return what an answer is worth where an item's was wanted.
+
+    "exact": to the letter. "same": after normalisation. "facts": nearest to the item's answer, its numbers, prices, dates,
+    phones, addresses all there and no others. "other": another item's answer. "wrong": none of these.
+    """
+    wanted = grounds.items[number].answer
+    if got == wanted:
+        return "exact"
+    if comparable(got) == comparable(wanted):
+        return "same"
+    if grounds.is_answer(number, got):
+        return "facts"
+    source, _ = grounds.source(got)
+    return "other" if source is not None and not grounds.has_same_answer(source, number) else "wrong"
+
+
+def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tuple[Confidence, int]:
+    """Fit the confidence on the calibrating half; return it with its threshold, and by how many questions that is set.
+
+    Of too few questions it is none: the confidence is then what it was before the exam.
+
+    If customers ask as these questions do, the share of wrong answers expected of the next is at most ``most_wrong``.
+    """
+    half = [a for a in asked if a.question.calibrates and not a.question.is_trained]
+    rows = [
+        (c.signals, _is_right(grounds, a.question, c.number))
+        for a in half
+        for c in grounds.candidates(a.question.text, a.said)[0]
+    ]
+    fitted = UNTRAINED
+    if len(rows) >= _FEWEST_ROWS and len({right for _, right in rows}) > 1:
+        fitted = fit(SIGNALS, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
+    chosen = _calibrating(asked, most_wrong)
+    if len(chosen) * most_wrong < 1:  # too few to prove that share: no more is asked than before an exam
+        return UNTRAINED, 0
+    judged = _judged(grounds.with_confidence(fitted), chosen)
+    least = threshold(curve([sure for sure, _ in judged], [right for _, right in judged]), most_wrong, len(judged))
+    return fitted.with_threshold(least), len(chosen)
+
+
+def _judged(grounds: Grounds, asked: Sequence[Asked]) -> list[tuple[float, bool]]:
+    """Return for each question how sure the best candidate is, and whether it is right."""
+    found = [(a, *grounds.recognise(a.question.text, a.said)) for a in asked]
+    return [(sure, number is not None and _is_right(grounds, a.question, number)) for a, number, sure, _ in found]
+
+
+def _is_right(grounds: Grounds, question: Question, number: int) -> bool:
+    return question.item is not None and grounds.has_same_answer(number, question.item)
+
+
+def lookup_threshold(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> float:
+    """Return the similarity from which lookup alone would answer, set by the same rule on the same questions."""
+    chosen = _calibrating(asked, most_wrong)
+    if len(chosen) * most_wrong < 1:
+        return _LOOKUP_LEAST
+    nearest = [(a, grounds.questions.nearest(a.question.text, 1)) for a in chosen]
+    pairs = [(n[0].similarity, _is_right(grounds, a.question, n[0].number)) if n else (0.0, False) for a, n in nearest]
+    return threshold(curve([s for s, _ in pairs], [right for _, right in pairs]), most_wrong, len(pairs))
+
+
+def _calibrating(asked: Sequence[Asked], most_wrong: float) -> list[Asked]:
+    """Return the questions that thresholds are set by: real wordings; where they are too few, all ways not trained on.
+
+    A real wording counts once: without diacritics it is not another question.
+    """
+    found = [a for a in asked if a.question.calibrates and not a.question.is_trained and a.question.item is not None]
+    real = [a for a in found if a.question.kind == OTHER]
+    return real if len(real) * most_wrong >= 1 else found
+
+
+def points(grounds: Grounds, asked: Sequence[Asked]) -> list[Point]:
+    """Return the curve of answered against wrong."""
+    judged = _judged(grounds, asked)
+    return curve([sure for sure, _ in judged], [right for _, right in judged])
+
+
+def outcome(grounds: Grounds, asked: Asked, way: Way, recite: Callable[[int], str], lookup_least: float) -> Outcome:
+    """Return what a way of answering makes of a question.
+
+    Args:
+        grounds: with the confidence as calibrated.
+        asked: the question and the model's answer.
+        way: of answering.
+        recite: what the model says to an item's question as written.
+        lookup_least: the similarity from which lookup answers.
+
+    """
+    if way == "decline-all":
+        return "declined"
+    if way == "model":
+        return "right" if asked.verdict in RIGHT else "wrong"
+    text = asked.question.text
+    if way == "lookup":
+        found = grounds.questions.nearest(text, 1)
+        number = found[0].number if found and found[0].similarity >= lookup_least else None
+    else:
+        number = grounds.decide(text, asked.said, recite if way == "checked" else None).number
+    if number is None:
+        return "declined"
+    return "right" if _is_right(grounds, asked.question, number) else "wrong"

@@ -1,0 +1,1 @@
+"""Which item a question asks for and an answer comes from; when to give it."""

@@ -1,0 +1,190 @@
+"""Which item a question asks for, which item an answer comes from, and whether to give it.
+
+The model answers; the items vouch for it. A question is compared with the items' questions, and with all that is known of
+each item (its wordings and its answer). What the model says counts as a vote for the item whose answer it is. From
+nearness, lead and that vote comes a confidence.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from hoidap.data.items import Item
+from hoidap.errors import RunError
+from hoidap.facts import foreign_facts, missing_facts
+from hoidap.ground.confidence import Confidence
+from hoidap.ground.index import Index
+from hoidap.text import comparable
+
+SIGNALS = ("nearness", "lead", "said", "said_surely")
+_NEAREST = 20  # texts taken from each index
+_CLOSE = 0.5  # share of words that an answer has in common with the item's that it is said to come from
+_SAME = 0.8  # and from which it is that answer, if its facts are the same
+_MOST_WORDS = 2000  # compared of each answer
+
+# Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
+UNTRAINED = Confidence(SIGNALS, (4.0, 4.0, 1.0, 2.0), -4.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model answered, and how likely it found that: the geometric mean of its tokens' probabilities."""
+
+    text: str
+    likelihood: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """An item and how near a question is to it: the mean of two cosines, 0 to 1."""
+
+    number: int  # its place among the items
+    nearness: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An item that may be asked for, with the signals for it."""
+
+    number: int
+    signals: tuple[float, ...]  # in the order of SIGNALS
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is made of a question and the model's answer to it."""
+
+    number: int | None  # the item whose answer is given; None: the bot declines
+    text: str  # the answer, "" where the bot declines
+    confidence: float  # in the item that is most likely asked for, whether or not its answer is given
+    near: tuple[Near, ...]  # nearest first
+
+
+@dataclass
+class Grounds:
+    """The items of a run with their indexes."""
+
+    items: Sequence[Item]
+    questions: Index
+    documents: Index  # an item's question, its trained wordings and its answer as one text
+    confidence: Confidence = UNTRAINED
+    _by_answer: dict[str, int] = field(init=False)
+    _keys: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._keys = [comparable(item.answer) for item in self.items]
+        self._by_answer = {key: n for n, key in reversed(list(enumerate(self._keys)))}
+
+    @classmethod
+    def build(cls, items: Sequence[Item], others: Sequence[Sequence[str]]) -> "Grounds":
+        """Index items; ``others`` has for each the other wordings by the user that were trained on."""
+        questions = Index.build([item.question for item in items])
+        texts = [" ".join([item.question, *more, item.answer]) for item, more in zip(items, others, strict=True)]
+        return cls(items, questions, Index.build(texts))
+
+    def save(self, folder: Path) -> None:
+        """Write both indexes and the confidence into an existing folder."""
+        for name, index in (("questions", self.questions), ("documents", self.documents)):
+            (folder / name).mkdir(exist_ok=True)
+            index.save(folder / name)
+        self.confidence.save(folder / "confidence.json")
+
+    @classmethod
+    def load(cls, folder: Path, items: Sequence[Item]) -> "Grounds":
+        """Read what ``save`` wrote.
+
+        Raises:
+            RunError: a file is missing or damaged, or of other items.
+
+        """
+        questions, documents = (Index.load(folder / name) for name in ("questions", "documents"))
+        if not len(questions) == len(documents) == len(items):
+            msg = f"{folder} indexes {len(questions)} items, the run has {len(items)}; `hoidap evaluate` writes it again"
+            raise RunError(msg)
+        return cls(items, questions, documents, Confidence.load(folder / "confidence.json"))
+
+    def near(self, question: str) -> list[Near]:
+        """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
+        nearness: dict[int, float] = {}
+        for index in (self.questions, self.documents):
+            for found in index.nearest(question, _NEAREST):
+                nearness[found.number] = nearness.get(found.number, 0.0) + found.similarity / 2
+        ranked = sorted(nearness.items(), key=lambda pair: (-pair[1], pair[0]))
+        first = {self._keys[number]: number for number, _ in reversed(ranked)}
+        return [Near(number, value) for number, value in ranked if first[self._keys[number]] == number]
+
+    def is_answer(self, number: int, text: str) -> bool:
+        """Return whether a text gives an item's answer: it comes from it, and states its facts and no others."""
+        source, closeness = self.source(text)
+        if source is None or closeness < _SAME or not self.has_same_answer(source, number):
+            return False
+        answer = self.items[number].answer
+        return not missing_facts(text, answer) and not foreign_facts(text, answer)
+
+    def source(self, answer: str) -> tuple[int | None, float]:
+        """Return the item that an answer comes from, None if from none, and the share of words they have in common."""
+        if (number := self._by_answer.get(comparable(answer))) is not None:
+            return number, 1.0
+        closeness = [(_common(answer, self.items[n.number].answer), n.number) for n in self.documents.nearest(answer, 5)]
+        best, number = max(closeness, default=(0.0, None))
+        return (number, best) if best >= _CLOSE else (None, best)
+
+    def candidates(self, question: str, said: Said | None) -> tuple[list[Candidate], list[Near]]:
+        """Return the items that may be asked for: the nearest one, and the one whose answer the model gave."""
+        near = self.near(question)
+        source = self.source(said.text)[0] if said else None
+        numbers = [near[0].number] if near else []
+        if source is not None and not any(self.has_same_answer(source, number) for number in numbers):
+            numbers.append(source)
+        return [Candidate(number, self._signals(number, near, source, said)) for number in numbers], near
+
+    def _signals(self, number: int, near: Sequence[Near], source: int | None, said: Said | None) -> tuple[float, ...]:
+        key = self._keys[number]
+        own = max((n.nearness for n in near if self._keys[n.number] == key), default=0.0)
+        other = max((n.nearness for n in near if self._keys[n.number] != key), default=0.0)
+        is_said = float(source is not None and self._keys[source] == key)
+        return own, own - other, is_said, is_said * (said.likelihood if said else 0.0)
+
+    def recognise(self, question: str, said: Said | None) -> tuple[int | None, float, list[Near]]:
+        """Return the item that is most likely asked for, how sure that is, and what is near."""
+        candidates, near = self.candidates(question, said)
+        sure = [(self.confidence.of(candidate.signals), candidate.number) for candidate in candidates]
+        best, number = max(sure, key=lambda pair: pair[0], default=(0.0, None))
+        return number, best, near
+
+    def decide(self, question: str, said: Said, recite: Callable[[int], str] | None) -> Decision:
+        """Return what to answer.
+
+        Args:
+            question: as asked.
+            said: the model's answer to it.
+            recite: asks the model an item's question as it was taught; None to give the item's answer word for word.
+
+        """
+        number, confidence, near = self.recognise(question, said)
+        declined = Decision(None, "", confidence, tuple(near))
+        if number is None or confidence < self.confidence.threshold:
+            return declined
+        if recite is None:
+            return replace(declined, number=number, text=self.items[number].answer)
+        # Where the model answers something else, it is asked as it was taught: what it says then is given, not the item.
+        for text in (said.text, None):
+            told = recite(number) if text is None else text
+            if self.is_answer(number, told):
+                return replace(declined, number=number, text=told)
+        return declined
+
+    def has_same_answer(self, one: int, other: int) -> bool:
+        """Return whether two items have the same answer: either is right then."""
+        return self._keys[one] == self._keys[other]
+
+    def with_confidence(self, confidence: Confidence) -> "Grounds":
+        """Return these grounds with another confidence."""
+        return replace(self, confidence=confidence)
+
+
+def _common(one: str, other: str) -> float:
+    """Return the share of words that two texts have in common, in order: twice those in both over those of each."""
+    words, others = (comparable(text).split()[:_MOST_WORDS] for text in (one, other))
+    return SequenceMatcher(None, words, others, autojunk=False).ratio()

@@ -1,0 +1,1 @@
+"""Variants of a question, as customers type it."""
