@@ -13,6 +13,7 @@
     model/            all weights, in PhoGPT's own layout (method full)
     index/            which item is asked for (ground/grounds.py); written again by every evaluation
     report.json       every item asked, with what came
+    report.html       the same for the owner to read: what is right, what to correct (evaluate/page.py)
     bot.toml          how the bot answers and whom it names: for its owner to edit
     corrections.jsonl the owner's answers that take the place of items'
     gaps.jsonl        questions that the bot declined
@@ -263,6 +264,10 @@ class Run(RunFolder):
         """Write ``report.json`` and return its path."""
         text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
         return write_whole(self.folder / "report.json", text)
+
+    def save_page(self, text: str) -> Path:
+        """Write ``report.html`` and return its path."""
+        return write_whole(self.folder / "report.html", text)
 
     def report(self) -> dict[str, Any]:
         """Return the last report of what the run knows.

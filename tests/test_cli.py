@@ -40,7 +40,7 @@ def test_train_shows_what_was_learned_and_what_to_do_next(shop):
     assert "epoch 2: loss " in done.stderr
     assert "as trained" in done.stdout
     assert "wanted" in done.stdout
-    assert "next: hoidap chat runs/short" in done.stdout
+    assert "hoidap chat runs/short" in done.stdout
 
 
 def test_chat_works_in_a_pipe(shop):

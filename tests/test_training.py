@@ -141,7 +141,7 @@ def test_a_run_folder_holds_what_the_design_says(lora_run):
     assert {name.split("/")[1].split("-")[0] for name in kept} == {"step", "best"}
     assert found - kept == {
         "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "data/wordings.jsonl", "bot.toml", ".hoidap-lock",
-        "metrics.jsonl", "report.json", "README.md",
+        "metrics.jsonl", "report.json", "report.html", "README.md",
         "index/confidence.json", "index/questions/index.safetensors", "index/documents/index.safetensors",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
     }  # fmt: skip

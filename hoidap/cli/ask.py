@@ -41,7 +41,7 @@ def evaluate(
     """Ask a run its exam: every question, other wordings, slips of the keys, questions out of scope.
 
     How sure the bot must be to answer is set on one half of the held-out questions; the rates are those of the other half.
-    Writes report.json and the index into the run.
+    Writes report.html, report.json and the index into the run.
     """
     from rich.console import Console
 

@@ -123,7 +123,7 @@ def train(
     )  # fmt: skip
     console = Console()
     show_report(run.report(), console)
-    console.print(f"next: hoidap chat {out}", markup=False)
+    console.print(f"next: open {out / 'report.html'}; hoidap chat {out}", markup=False, soft_wrap=True)
 
 
 def pretrain(

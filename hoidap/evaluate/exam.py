@@ -6,6 +6,7 @@ from rich.console import Console
 
 from hoidap.bot import Bot
 from hoidap.evaluate.forgetting import forgetting
+from hoidap.evaluate.page import page
 from hoidap.evaluate.questions import questions
 from hoidap.evaluate.report import MOST_WRONG, evaluate
 from hoidap.ground.grounds import Grounds
@@ -37,4 +38,5 @@ def examine(
     report["forgetting"] = forgetting(engine.model, engine.adapter, tokenizer) if engine.adapter else None
     run.save_grounds(grounds)
     run.save_report(report)
+    run.save_page(page(report, run.folder.resolve().name))
     return report

@@ -64,7 +64,7 @@ def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tu
     if len(rows) >= _FEWEST_ROWS and len({right for _, right in rows}) > 1:
         fitted = fit(SIGNALS, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
     chosen = _calibrating(asked, most_wrong)
-    if len(chosen) * most_wrong < 1:  # too few to prove that share: no more is asked than before an exam
+    if not _proves(len(chosen), most_wrong):
         return UNTRAINED, 0
     judged = _judged(grounds.with_confidence(fitted), chosen)
     least = threshold(curve([sure for sure, _ in judged], [right for _, right in judged]), most_wrong, len(judged))
@@ -84,7 +84,7 @@ def _is_right(grounds: Grounds, question: Question, number: int) -> bool:
 def lookup_threshold(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> float:
     """Return the similarity from which lookup alone would answer, set by the same rule on the same questions."""
     chosen = _calibrating(asked, most_wrong)
-    if len(chosen) * most_wrong < 1:
+    if not _proves(len(chosen), most_wrong):
         return _LOOKUP_LEAST
     nearest = [(a, grounds.questions.nearest(a.question.text, 1)) for a in chosen]
     pairs = [(n[0].similarity, _is_right(grounds, a.question, n[0].number)) if n else (0.0, False) for a, n in nearest]
@@ -98,7 +98,12 @@ def _calibrating(asked: Sequence[Asked], most_wrong: float) -> list[Asked]:
     """
     found = [a for a in asked if a.question.calibrates and not a.question.is_trained and a.question.item is not None]
     real = [a for a in found if a.question.kind == OTHER]
-    return real if len(real) * most_wrong >= 1 else found
+    return real if _proves(len(real), most_wrong) else found
+
+
+def _proves(n: int, most_wrong: float) -> bool:
+    """Return whether so many right answers would show that no more than this share is wrong."""
+    return (n + 1) * most_wrong >= 1
 
 
 def points(grounds: Grounds, asked: Sequence[Asked]) -> list[Point]:

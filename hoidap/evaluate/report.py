@@ -118,12 +118,13 @@ def _section(grounds: Grounds, asked: Sequence[Asked]) -> dict[str, Any]:
 def _row(asked: Asked, outcomes: Mapping[str, str], grounds: Grounds) -> dict[str, Any]:
     question = asked.question
     source, closeness = grounds.source(asked.said.text)
-    _, confidence, near = grounds.recognise(question.text, asked.said)
+    recognised, confidence, near = grounds.recognise(question.text, asked.said)
     return {
         "kind": question.kind, "trained": question.is_trained, "calibrates": question.calibrates, "item": question.item,
         "question": question.text, "wanted": None if question.item is None else grounds.items[question.item].answer,
         "got": asked.said.text, "verdict": asked.verdict, "likelihood": asked.said.likelihood, "source": source,
-        "closeness": closeness, "nearest": near[0].number if near else None, "confidence": confidence,
+        "closeness": closeness, "nearest": near[0].number if near else None, "recognised": recognised,
+        "confidence": confidence,
         "ways": dict(outcomes),
     }  # fmt: skip
 
