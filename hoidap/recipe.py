@@ -194,7 +194,7 @@ RECALL_SMALL = Recipe(optimizer=Optimizer(learning_rate=1e-3), schedule=Schedule
 SCRATCH = Recipe(
     method="full",
     quantize="none",
-    wordings=Wordings(variants=0),
+    wordings=Wordings(variants=0, held_out_wordings=1.0),  # the answers are enough for it to learn
     optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01),
     schedule=Schedule(max_epochs=70, batch_tokens=1024, followup_share=0.8, recall_every=5, patience=4, save_every=200),
 )
