@@ -39,6 +39,7 @@ def never(_number):
         ("PHÍ GIAO HÀNG NỘI THÀNH", 1),
         ("nhận thẻ ko shop", 2),
         ("shop mở lúc nào", 0),
+        ("ship nhiu", 1),  # teencode, spelled out: giao hàng, bao nhiêu
         ("trả bằng visa được không", 2),  # a word of the answer alone
     ],
 )
@@ -163,3 +164,10 @@ def test_an_index_of_other_items_is_refused(grounds, tmp_path):
 def test_a_missing_index_says_what_to_do(tmp_path):
     with pytest.raises(RunError, match="is missing"):
         Grounds.load(tmp_path, ITEMS)
+
+
+def test_teencode_that_the_items_use_means_what_it_says():
+    items = [Item("Bao giờ ship?", "Trong ngày ạ."), Item("Giao hàng tận nơi?", "Có ạ.")]
+    grounds = Grounds.build(items, [[], []])
+    assert grounds.own_words == {"ship"}
+    assert grounds.near("ship ko")[0].number == 0

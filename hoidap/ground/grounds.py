@@ -5,6 +5,7 @@ each item (its wordings and its answer). What the model says counts as a vote fo
 nearness, lead and that vote comes a confidence.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -15,13 +16,15 @@ from hoidap.errors import RunError
 from hoidap.facts import foreign_facts, missing_facts
 from hoidap.ground.confidence import Confidence
 from hoidap.ground.index import Index
-from hoidap.text import comparable
+from hoidap.text import comparable, fold
+from hoidap.variants.teencode import meanings, spell_out
 
 SIGNALS = ("nearness", "lead", "said", "said_surely")
 _NEAREST = 20  # texts taken from each index
 _CLOSE = 0.5  # share of words that an answer has in common with the item's that it is said to come from
 _SAME = 0.8  # and from which it is that answer, if its facts are the same
 _MOST_WORDS = 2000  # compared of each answer
+_WORD = re.compile(r"\w+")
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
 UNTRAINED = Confidence(SIGNALS, (4.0, 4.0, 1.0, 2.0), -4.5, 0.5)
@@ -68,6 +71,7 @@ class Grounds:
     items: Sequence[Item]
     questions: Index
     documents: Index  # an item's question, its trained wordings and its answer as one text
+    own_words: frozenset[str]  # teencode that the items use as words: "ship" in a shop that writes so
     confidence: Confidence = UNTRAINED
     _by_answer: dict[str, int] = field(init=False)
     _keys: list[str] = field(init=False)
@@ -79,15 +83,17 @@ class Grounds:
     @classmethod
     def build(cls, items: Sequence[Item], others: Sequence[Sequence[str]]) -> "Grounds":
         """Index items; ``others`` has for each the other wordings by the user that were trained on."""
-        questions = Index.build([item.question for item in items])
         texts = [" ".join([item.question, *more, item.answer]) for item, more in zip(items, others, strict=True)]
-        return cls(items, questions, Index.build(texts))
+        questions = Index.build([item.question for item in items])
+        own_words = meanings().keys() & {word for text in texts for word in _WORD.findall(fold(text))}
+        return cls(items, questions, Index.build(texts), frozenset(own_words))
 
     def save(self, folder: Path) -> None:
         """Write both indexes and the confidence into an existing folder."""
         for name, index in (("questions", self.questions), ("documents", self.documents)):
             (folder / name).mkdir(exist_ok=True)
             index.save(folder / name)
+        (folder / "own-words.txt").write_text("".join(f"{word}\n" for word in sorted(self.own_words)), encoding="utf-8")
         self.confidence.save(folder / "confidence.json")
 
     @classmethod
@@ -102,10 +108,16 @@ class Grounds:
         if not len(questions) == len(documents) == len(items):
             msg = f"{folder} indexes {len(questions)} items, the run has {len(items)}; `hoidap evaluate` writes it again"
             raise RunError(msg)
-        return cls(items, questions, documents, Confidence.load(folder / "confidence.json"))
+        try:
+            own_words = (folder / "own-words.txt").read_text(encoding="utf-8").split()
+        except (OSError, ValueError) as error:
+            msg = f"{folder / 'own-words.txt'} cannot be read ({error}); `hoidap evaluate` writes it again"
+            raise RunError(msg) from None
+        return cls(items, questions, documents, frozenset(own_words), Confidence.load(folder / "confidence.json"))
 
     def near(self, question: str) -> list[Near]:
         """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
+        question = spell_out(question, self.own_words)
         nearness: dict[int, float] = {}
         for index in (self.questions, self.documents):
             for found in index.nearest(question, _NEAREST):

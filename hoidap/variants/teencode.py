@@ -5,15 +5,19 @@ A row that writes a phrase as it is ("vé hàng không") keeps its words from be
 
 import random
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
+from hoidap.text import fold
 from hoidap.variants.keystrokes import bare, is_marked
 from hoidap.variants.words import has_digit, whole
 
 _LIST = Path(__file__).parent.parent / "assets" / "teencode.tsv"
 _SHARE = 0.7  # of the words that have a shorter form: nobody shortens all of them
 _LOOK_BACK = 40  # characters
+_MOST_CHARACTERS = 2000  # of a question that is spelled out
+_WORD = re.compile(r"\w+")
 
 
 @cache
@@ -24,6 +28,26 @@ def codes() -> dict[str, tuple[str, ...]]:
         standard, code = row.split("\t")
         found[standard] = (*found.get(standard, ()), code)
     return found
+
+
+@cache
+def meanings() -> dict[str, str]:
+    """Return the codes that mean one thing alone, folded: what is written → the standard phrase."""
+    found: dict[str, set[str]] = {}
+    for standard, written in codes().items():
+        for code in written:
+            found.setdefault(fold(code), set()).add(fold(standard))
+    return {code: phrases.pop() for code, phrases in found.items() if len(phrases) == 1 and code not in phrases}
+
+
+def spell_out(question: str, own_words: Collection[str]) -> str:
+    """Return a question with what its codes mean behind it: "ship nhiu" → "ship nhiu giao hang bao nhieu".
+
+    ``own_words`` are codes that the items themselves use as words: these mean what they say.
+    """
+    words = _WORD.findall(fold(question[:_MOST_CHARACTERS]))
+    meant = [meanings()[word] for word in dict.fromkeys(words) if word in meanings() and word not in own_words]
+    return " ".join([question, *meant])
 
 
 @cache
