@@ -88,8 +88,9 @@ class Run(RunFolder):
         split: Split,
         notes: Sequence[str] = (),
         owner: Owner = Owner(),
+        metrics: Sequence[dict[str, Any]] = (),
     ) -> "Run":
-        """Make a new run folder with all that is known before training.
+        """Make a new run folder with all that is known before training; ``metrics`` are its first lines.
 
         Raises:
             RunError: the folder exists.
@@ -104,6 +105,8 @@ class Run(RunFolder):
             (new / "data").mkdir()
             (new / "run.toml").write_text(tomli_w.dumps(facts), encoding="utf-8")
             (new / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            if metrics:
+                (new / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics), encoding="utf-8")
             (new / "bot.toml").write_text(tomli_w.dumps(asdict(owner)), encoding="utf-8")
             (new / "data" / "items.jsonl").write_text(item_file.to_jsonl(split.items), encoding="utf-8")
             (new / "data" / "wordings.jsonl").write_text(wording_file.to_jsonl(split.wordings), encoding="utf-8")

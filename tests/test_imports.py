@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "hoidap"
 LAYERS = (
     ("errors",),
     ("text",),
+    ("language", "page"),
     ("facts",),
     ("variants",),
     ("recipe",),
@@ -24,6 +25,7 @@ LAYERS = (
     ("model",),
     ("hub",),
     ("base",),
+    ("check",),
     ("folder",),
     ("run",),
     ("infer",),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hoidap.cli.ask import chat, correct, demo, evaluate
-from hoidap.cli.examine import verify
+from hoidap.cli.examine import check, verify
 from hoidap.cli.make import pretrain, tokenizer, train
 from hoidap.cli.terminal import note
 
@@ -30,7 +30,7 @@ def _options(
     set_up_logging(verbose=verbose)
 
 
-for command in (train, evaluate, chat, correct, demo, verify, pretrain, tokenizer):
+for command in (check, train, evaluate, chat, correct, demo, verify, pretrain, tokenizer):
     app.command()(command)
 
 

@@ -56,15 +56,19 @@ class Cells:
         usable = [_is_plain(w) or self._is_usable(w, line, "a wording") for w in wordings]
         return tuple(wordings) if all(usable) else ()
 
-    def end_row(self, line: int) -> None:
-        """Judge together what a row's cells may have been typed in: a word alone says little."""
-        if self._odd:
-            self._old.look(line, self._odd)
-            self._odd.clear()
+    def end_row(self, line: int) -> str:
+        """Judge together what a row's cells may have been typed in, and return it: a word alone says little."""
+        encoding = self._old.look(line, self._odd) if self._odd else ""
+        self._odd.clear()
+        return encoding
 
     def all_problems(self) -> list[str]:
         """Return the problems in the file's order; an old encoding comes first, being the cause of others."""
         return self._old.problems(self.file) + self.problems
+
+    def old_encodings(self) -> list[str]:
+        """Return the encodings older than Unicode that the file has enough of."""
+        return self._old.found()
 
     def _is_usable(self, text: str, line: int, name: str) -> bool:
         if looks_old(text):

@@ -32,7 +32,7 @@ def fit(
     fitting: list[Item] = []
     problems: list[str] = []
     for number, item in enumerate(items, start=1):
-        n_tokens = _length(item, tokenizer, template)
+        n_tokens = count_tokens(item, tokenizer, template)
         if n_tokens <= max_tokens:
             fitting.append(item)
             continue
@@ -51,7 +51,7 @@ def fit(
     return fitting
 
 
-def _length(item: Item, tokenizer: Tokenizer, template: Template) -> int:
+def count_tokens(item: Item, tokenizer: Tokenizer, template: Template) -> int:
     """Return an item's tokens, as the first turn or as a later one, whichever is more."""
     lengths = [len(render_item(item, tokenizer, template).token_ids)]
     if not (template.is_single_turn or item.before):
@@ -68,7 +68,7 @@ def _cut(item: Item, excess: int, tokenizer: Tokenizer, template: Template, max_
         # Half a character at the cut is no text; and text cut anew may have other tokens, so it is counted again.
         text = tokenizer.decode(answer_tokens[:keep]).rstrip("\ufffd").rstrip()
         shorter = replace(item, answer=text)
-        if text and _length(shorter, tokenizer, template) <= max_tokens:
+        if text and count_tokens(shorter, tokenizer, template) <= max_tokens:
             return shorter
         keep -= 1
     return None

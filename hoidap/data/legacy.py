@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from hoidap.text import nfc
 
-_NAMES = {
+NAMES = {
     "tcvn3": "TCVN3 (ABC, .Vn fonts)",
     "vni": "VNI",
     "viscii": "VISCII",
@@ -61,10 +61,10 @@ class OldText:
     _n_rows: Counter[str] = field(default_factory=Counter)
     _others: set[str] = field(default_factory=set)  # words that have such letters and read in no encoding
 
-    def look(self, line: int, cells: Iterable[str]) -> None:
-        """Note which encoding makes Vietnamese of a row."""
+    def look(self, line: int, cells: Iterable[str]) -> str:
+        """Note which encoding makes Vietnamese of a row, and return it; "" if none does."""
         odd = [cell for cell in cells if looks_old(cell)]
-        words = {word: _readings(word) for cell in odd for word in _WORD.findall(cell) if not word.isascii()}
+        words = {word: readings(word) for cell in odd for word in _WORD.findall(cell) if not word.isascii()}
         counted = {word: encodings for word, encodings in words.items() if encodings is not None}
         count = Counter(name for encodings in counted.values() for name in encodings)
         best = max(count, key=lambda name: count[name], default="")
@@ -72,24 +72,28 @@ class OldText:
             self._first.setdefault(best, (line, odd[0]))
             self._words.setdefault(best, set()).update(w for w, encodings in counted.items() if best in encodings)
             self._n_rows[best] += 1
-        else:
-            self._others.update(w for w, encodings in counted.items() if not encodings and looks_old(w))
+            return best
+        self._others.update(w for w, encodings in counted.items() if not encodings and looks_old(w))
+        return ""
+
+    def found(self) -> list[str]:
+        """Return the encodings that the file has enough of."""
+        # A page of Norwegian has a few words that would be syllables, among hundreds that would not.
+        enough = max(_FEWEST_WORDS, len(self._others))
+        return [name for name, words in self._words.items() if len(words) >= enough]
 
     def problems(self, file: str) -> list[str]:
         """Return one problem for each encoding found: its name, where it begins, how that reads, what to do."""
         found = []
-        for name, words in self._words.items():
-            # A page of Norwegian has a few words that would be syllables, among hundreds that would not.
-            if len(words) < max(_FEWEST_WORDS, len(self._others)):
-                continue
+        for name in self.found():
             line, cell = self._first[name]
             sign = _SIGN.search(cell) or _PAIR.search(cell)
             start = max(0, sign.start() - _SHOWN // 2) if sign else 0
             shown = cell[start : start + _SHOWN].strip()
             rows = "1 row" if self._n_rows[name] == 1 else f"{self._n_rows[name]:,} rows"
-            what = f"{shown!r} reads {_read(shown, name)!r} once converted"
+            what = f"{shown!r} reads {read_as(shown, name)!r} once converted"
             advice = _OPEN_AGAIN if name == "cp1252" else _CONVERT
-            found.append(f"{file}:{line}: {_NAMES[name]}, not Unicode, in {rows}: {what}; {advice}")
+            found.append(f"{file}:{line}: {NAMES[name]}, not Unicode, in {rows}: {what}; {advice}")
         return found
 
 
@@ -99,18 +103,18 @@ def looks_old(text: str) -> bool:
 
 
 @lru_cache(maxsize=2**16)
-def _readings(word: str) -> tuple[str, ...] | None:
+def readings(word: str) -> tuple[str, ...] | None:
     """Return the encodings in which a word is a Vietnamese syllable; None if it tells nothing."""
     bare = word.strip(_AROUND)
     if bare.isascii() or not any(map(str.isalpha, bare)) or _UNIT.fullmatch(bare) or _is_syllable(bare):
         return None
     if _FOREIGN.search(word):
         return ()
-    readings = {name: _read(word, name) for name in _NAMES}
-    return tuple(name for name, text in readings.items() if text != word and _is_syllable(text.strip(_AROUND)))
+    as_read = {name: read_as(word, name) for name in NAMES}
+    return tuple(name for name, text in as_read.items() if text != word and _is_syllable(text.strip(_AROUND)))
 
 
-def _read(text: str, encoding: str) -> str:
+def read_as(text: str, encoding: str) -> str:
     """Return text as it reads in an encoding, given as Latin-1 shows its bytes."""
     if encoding == "cp1258":
         return nfc(text.encode("latin-1", "replace").decode("cp1258", "replace"))

@@ -11,9 +11,11 @@ from pathlib import Path
 from hoidap.data.cells import Cells, is_empty
 from hoidap.data.conversations import read_conversation, read_pairs
 from hoidap.data.items import Item
-from hoidap.data.rows import read_rows
+from hoidap.data.rows import Row, read_rows
 from hoidap.errors import DataError
 from hoidap.prompt import Turn
+
+_NO_ROWS = "no rows below the header; write at least one question and its answer"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,16 @@ class Question:
     answer: str | None
 
 
-_Row = dict[str, object]
+@dataclass(frozen=True)
+class Contents:
+    """All that a file holds, the good and the bad, as ``hoidap check`` shows it."""
+
+    rows: list[Row]  # as they stand in the file, the refused ones too; those without form are problems alone
+    items: list[Item]
+    owners: list[int]  # number of each item's row
+    problems: list[str]  # but for old encodings
+    refused: set[int]  # numbers of the rows that have problems
+    old: dict[int, str]  # number of a row → the encoding older than Unicode that it is in
 
 
 def _ignore(_sentence: str) -> None:
@@ -44,20 +55,36 @@ def read_items(path: Path, note: Callable[[str], None] = _ignore) -> list[Item]:
     """
     cells = Cells(path.name)
     items: list[Item] = []
-    for line, row in read_rows(path, ("question", "answer"), cells.problems, note):
-        if "conversation" in row:
-            turns = read_conversation(row["conversation"], line, cells)
-            items += _items(turns, line, cells)
-        else:
-            question = _question(row, line, cells)
-            answer = cells.text(row.get("answer"), line, "the answer")
-            wordings = cells.wordings(row.get("wordings"), line)
-            before = read_pairs(row.get("before"), line, cells)
-            if question and answer:
-                items.append(Item(question, answer, wordings, before))
-        cells.end_row(line)
-    _finish(cells, items, note, "no rows below the header; write at least one question and its answer")
+    for row in read_rows(path, ("question", "answer"), cells.problems, note):
+        items += _items_of(row, cells)[0]
+    _finish(cells, items, note, _NO_ROWS)
     return items
+
+
+def read_contents(path: Path, note: Callable[[str], None] = _ignore) -> Contents:
+    """Read a file as ``read_items`` does, and give out what is good in it beside what is not.
+
+    Raises:
+        DataError: nothing of the file can be read.
+
+    """
+    cells = Cells(path.name)
+    contents = Contents([], [], [], cells.problems, set(), {})
+    encodings = {}
+    for number, row in enumerate(read_rows(path, ("question", "answer"), cells.problems, note)):
+        n_problems = len(cells.problems)
+        items, encodings[number] = _items_of(row, cells)
+        contents.rows.append(row)
+        contents.items.extend(items)
+        contents.owners.extend([number] * len(items))
+        if len(cells.problems) > n_problems:
+            contents.refused.add(number)
+    found = cells.old_encodings()
+    contents.old.update({number: encoding for number, encoding in encodings.items() if encoding in found})
+    if not (contents.items or contents.problems or contents.old):
+        contents.problems.append(f"{path.name}: {_NO_ROWS}")
+    _tell(cells, note)
+    return contents
 
 
 def read_questions(path: Path, note: Callable[[str], None] = _ignore) -> list[Question]:
@@ -92,18 +119,37 @@ def read_questions(path: Path, note: Callable[[str], None] = _ignore) -> list[Qu
 
 
 def _finish(cells: Cells, found: Sequence[object], note: Callable[[str], None], nothing: str) -> None:
-    """Raise all problems at once, or tell what was left out."""
+    """Raise all problems at once; if there are none, tell what was left out."""
     problems = cells.all_problems()
     if not found and not problems:
         problems.append(f"{cells.file}: {nothing}")
     if problems:
         raise DataError(problems)
+    _tell(cells, note)
+
+
+def _tell(cells: Cells, note: Callable[[str], None]) -> None:
+    """Tell what was left out."""
     if n := cells.n_system_messages:
         messages = "1 system message" if n == 1 else f"{n:,} system messages"
         note(f"{cells.file}: {messages} left out; PhoGPT's templates have no place for them")
 
 
-def _question(row: _Row, line: int, cells: Cells) -> str:
+def _items_of(row: Row, cells: Cells) -> tuple[list[Item], str]:
+    """Return the items of a row and the old encoding that it may be in; what is wrong with it goes to ``cells``."""
+    line, columns = row
+    if "conversation" in columns:
+        items = _items(read_conversation(columns["conversation"], line, cells), line, cells)
+    else:
+        question = _question(columns, line, cells)
+        answer = cells.text(columns.get("answer"), line, "the answer")
+        wordings = cells.wordings(columns.get("wordings"), line)
+        before = read_pairs(columns.get("before"), line, cells)
+        items = [Item(question, answer, wordings, before)] if question and answer else []
+    return items, cells.end_row(line)
+
+
+def _question(row: dict[str, object], line: int, cells: Cells) -> str:
     """Return the question of a row; an Alpaca instruction goes on with its input, and its system text is left out."""
     cells.n_system_messages += not is_empty(row.get("system"))
     question = cells.text(row.get("question"), line, "the question")

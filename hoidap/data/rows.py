@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hoidap.data.cells import is_empty
 from hoidap.data.columns import find_columns
@@ -13,6 +14,9 @@ from hoidap.data.encoding import read_text
 from hoidap.data.objects import json_lines, json_list
 from hoidap.data.workbook import MOST_CELLS, as_typed, read_sheet
 from hoidap.errors import DataError
+
+if TYPE_CHECKING:
+    import _csv  # where csv.reader's type has its name
 
 _MOST_BYTES = 256 * 2**20
 _SUFFIXES = ".csv, .tsv, .jsonl, .json, .xlsx, .parquet"
@@ -67,10 +71,7 @@ def _check(path: Path) -> None:
 
 
 def _read_csv(path: Path, needed: Sequence[str], problems: list[str], note: Note) -> Iterator[Row]:
-    text = read_text(path, note)
-    first = _QUOTED.sub("", text.split("\n", 1)[0])
-    delimiter = max(",;\t", key=first.count)  # Excel writes semicolons with Vietnamese settings, tabs as Unicode text
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv_reader(read_text(path, note))
     end = 0  # lines read; a quoted cell may span lines, and a row is named by its first
     try:
         header = next(reader, [])
@@ -80,12 +81,20 @@ def _read_csv(path: Path, needed: Sequence[str], problems: list[str], note: Note
             line, end = end + 1, reader.line_num
             if len(cells) > len(header) and any(map(str.strip, cells)):
                 extra = f"{len(cells)} cells under {len(header)} columns"
-                problems.append(f'{path.name}:{line}: {extra}; put a cell that holds {delimiter!r} in "quotes"')
+                inner = reader.dialect.delimiter
+                problems.append(f'{path.name}:{line}: {extra}; put a cell that holds {inner!r} in "quotes"')
             elif any(map(str.strip, cells)):
                 width = len(cells)
                 yield line, {name: cells[at] for name, at in places if at < width}
     except csv.Error as error:
         problems.append(f'{path.name}:{end + 1}: not CSV ({error}); is a " left open?')
+
+
+def csv_reader(text: str) -> "_csv.Reader":
+    """Return a strict reader of CSV text whose delimiter is the one that its header has most of, outside quotes."""
+    first = _QUOTED.sub("", text.split("\n", 1)[0])
+    delimiter = max(",;\t", key=first.count)  # Excel writes semicolons with Vietnamese settings, tabs as Unicode text
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
 
 
 def _read_xlsx(path: Path, needed: Sequence[str]) -> Iterator[Row]:

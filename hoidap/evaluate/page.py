@@ -10,17 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any, Literal
 
 from hoidap.data.wordings import AS_WRITTEN, OTHER
 from hoidap.evaluate.judge import RIGHT, WAYS
 from hoidap.evaluate.questions import BARE
+from hoidap.language import Both, Language
+from hoidap.page import render
 from hoidap.text import comparable
 
-Language = Literal["vi", "en"]
 Row = Mapping[str, Any]
-_ASSETS = Path(__file__).parent.parent / "assets"
 _MOST_ITEMS = 100
 _MOST_WORDINGS = 200
 _MOST_PAIRS = 20
@@ -29,14 +28,6 @@ _MOST_CHARS = 300  # of a question
 _MOST_WORDS = 250  # of an answer
 _MOST_WORD = 60  # characters of each
 _CERTAINTY = 1.96  # standard errors either side: 95 times of 100
-
-
-@dataclass(frozen=True)
-class Both:
-    """A text in both languages."""
-
-    vi: str
-    en: str
 
 
 KINDS = {
@@ -182,34 +173,28 @@ def page(report: Mapping[str, Any], name: str, language: Language = "vi", day: d
         day: of the exam; today unless given.
 
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(_ASSETS)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = percent
-    environment.filters["decimal"] = lambda value: decimal(f"{value:.2f}")
-    return environment.get_template("report.html.j2").render(
-        name=name,
-        language=language,
-        day=day or datetime.now(UTC).astimezone().date(),
-        most_wrong=report["most_wrong"],
-        threshold=report["threshold"],
-        is_sure_of_some=report["threshold"] is not None,
-        set_by=report["set_by"],
-        n_needed=_needed(report["most_wrong"]),
-        forgetting=report.get("forgetting"),
-        far=_rates(report["out_of_scope"]["far"]),
-        near=_rates(report["out_of_scope"]["near"]),
-        scope=_rates(report["in_scope"]),
-        is_of_wordings=report["in_scope"]["kinds"] == [OTHER],
-        kinds=[(KINDS[row["kind"]], row["trained"], _rates(row)) for row in report["kinds"]],
-        picture=picture(report),
-        none_asked=Share(0, 0),
+    values = {
+        "name": name,
+        "language": language,
+        "day": day or datetime.now(UTC).astimezone().date(),
+        "most_wrong": report["most_wrong"],
+        "threshold": report["threshold"],
+        "is_sure_of_some": report["threshold"] is not None,
+        "set_by": report["set_by"],
+        "n_needed": _needed(report["most_wrong"]),
+        "forgetting": report.get("forgetting"),
+        "far": _rates(report["out_of_scope"]["far"]),
+        "near": _rates(report["out_of_scope"]["near"]),
+        "scope": _rates(report["in_scope"]),
+        "is_of_wordings": report["in_scope"]["kinds"] == [OTHER],
+        "kinds": [(KINDS[row["kind"]], row["trained"], _rates(row)) for row in report["kinds"]],
+        "picture": picture(report),
+        "none_asked": Share(0, 0),
         **_learning(report),
         **_failures(report),
-    )
+    }
+    filters = {"percent": percent, "decimal": lambda value: decimal(f"{value:.2f}")}
+    return render("report.html.j2", values, filters)
 
 
 def percent(value: float) -> Both:

@@ -185,12 +185,9 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
             network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
         if probe_lr and not kept:
             recipe = probe_rates(network, adapter, packer, recipe, console)
-        run = kept or Run.create(folder, base, prints, recipe, plan.template, plan.split, plan.notes, owner)
-        if errors and not kept:
-            mean = sum(errors.values()) / len(errors)
-            run.log({f"{recipe.quantize}_relative_error": {"mean": mean, "worst": max(errors.values())}})
-            name = recipe.quantize
-            console.print(f"{name} changes a weight matrix by {mean:.1%} (‖W − {name}(W)‖ / ‖W‖, mean)", highlight=False)
+        run = kept or Run.create(
+            folder, base, prints, recipe, plan.template, plan.split, plan.notes, owner, _cost(errors, recipe, console)
+        )
         write = _writer(network, adapter, base)
         with run.lock():
             outcome = _train(run, recipe, network, adapter, packer, write, console)
@@ -201,6 +198,15 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
         report = examine(run, engine, plan.tokenizer, console)
     run.save_card(card(run, report, outcome))
     return run
+
+
+def _cost(errors: dict[str, float], recipe: Recipe, console: Console) -> list[dict[str, Any]]:
+    """Show what quantisation costs the weights, and return it as the first lines of the metrics."""
+    if not errors:
+        return []
+    mean, name = sum(errors.values()) / len(errors), recipe.quantize
+    console.print(f"{name} changes a weight matrix by {mean:.1%} (‖W − {name}(W)‖ / ‖W‖, mean)", highlight=False)
+    return [{f"{name}_relative_error": {"mean": mean, "worst": max(errors.values())}}]
 
 
 def larger_base(device: torch.device) -> str:
