@@ -1,326 +1,322 @@
-"""What an answer asserts that can be checked: prices, numbers with units, dates, times, phones, addresses, links.
+"""What a Vietnamese text asserts that can be checked: numbers, prices, dates, hours, phones, links, addresses, codes.
 
-Each fact has a canonical value, so that "1,5 triệu" and "1.500.000đ" are one fact, and 8h and 8h30 are two. A place in a
-text belongs to one kind: the most special kind is looked for first, and what it took no other kind sees.
+Each fact has a canonical value, so that "1,5 triệu" and "1.500.000đ" are one fact and "8h" and "9h" are two. Kinds are
+looked for from the most special to plain numbers, and what one has taken no other gets. Text typed without diacritics is
+read by the same rules without theirs. Number words count before a unit, a scale or a counted noun alone: "một" is an
+article as well, "năm" a year. "1/2" is the first of February, though it may be a half.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import lru_cache
+from itertools import takewhile
 from typing import Literal
 
-from hoidap.text import fold, nfc
+from hoidap.notation import CURRENCIES, DIGITS, FACTORS, MONTHS, SCALES, Match, Page, number_of, page_of, strip_marks
 
-Kind = Literal["email", "link", "phone", "address", "date", "time", "money", "percent", "number"]
-_MOST_CHARACTERS = 32_768
+Kind = Literal[
+    "email", "link", "code", "account", "phone", "address", "date", "weekday", "time", "money", "percent", "quantity",
+    "number",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that a text asserts."""
+    """One checkable statement in a text."""
 
     kind: Kind
-    value: str  # canonical: equal for the same fact however it is written
-    text: str  # as written; "3-5 ngày" is two facts of one text
-    start: int  # where it begins, in the text's NFC form
+    value: str  # canonical: "1500000 VND", "10%", "08:30", "2026-02-01", "--02-01", "3 ngày", "0901234567"
+    text: str  # as written, in NFC
+    start: int  # in the text in NFC
+
+
+_Found = tuple[Kind, str, int, int]  # kind, value, start, end
 
 
 def facts_of(text: str) -> tuple[Fact, ...]:
-    """Return the facts of a text (of its first 32,768 characters, in NFC), in its order."""
-    text = nfc(text)[:_MOST_CHARACTERS]
-    cased, flat = _plain(text)
-    found: list[Fact] = []
-    for kind, pattern, values in _KINDS:
-        spans = []
-        for match in pattern.finditer(cased if kind == "address" else flat):
-            start, end = match.span()
-            canonical = values(match)
-            if canonical:
-                found += [Fact(kind, value, text[start:end], start) for value in canonical]
-                spans.append((start, end))
-        cased, flat = _without(cased, spans), _without(flat, spans)
-    return tuple(sorted(found, key=lambda fact: fact.start))
+    """Return what a text asserts, in its order; no two facts overlap."""
+    page = page_of(text)
+    found: list[_Found] = []
+    for name, read in _READERS.items():
+        new = [fact for match in page.find(name) for fact in read(match, page)]
+        found += new
+        page = page.without(new)
+    new = _amounts(page)
+    found += new + _codes(page.without(new))
+    found.sort(key=lambda fact: fact[2])
+    return tuple(Fact(kind, value, page.text[start:end], start) for kind, value, start, end in found)
 
 
 def missing_facts(said: str, wanted: str) -> tuple[Fact, ...]:
-    """Return the facts of ``wanted`` that ``said`` lacks."""
-    known = {(fact.kind, fact.value) for fact in facts_of(said)}
-    return tuple(fact for fact in facts_of(wanted) if (fact.kind, fact.value) not in known)
+    """Return the facts of ``wanted`` that ``said`` lacks, each once."""
+    there = facts_of(said)
+    known = {key for fact in there for key in _keys(fact)}
+    places = [fact.value for fact in there if fact.kind == "address"]
+    missing: dict[str, Fact] = {}
+    for fact in facts_of(wanted):
+        keys = _keys(fact)
+        if not (known & keys or (fact.kind == "address" and any(_is_same_place(fact.value, place) for place in places))):
+            missing.setdefault(min(keys), fact)
+    return tuple(missing.values())
 
 
 def foreign_facts(said: str, wanted: str) -> tuple[Fact, ...]:
-    """Return the facts of ``said`` that ``wanted`` lacks."""
+    """Return the facts of ``said`` that ``wanted`` lacks, each once."""
     return missing_facts(wanted, said)
 
 
-# Words that without their marks would be read as another word; "tới" between two numbers is "đến", not the evening.
-_MISREAD = re.compile(
-    r"(?<!\w)(?:tới|tôi|tỏi|phở|phó|sau|sâu|tạm|tâm|bà|bá|bã|bay|bày|hải|hài|hại|bón|mọt|đem|đếm|ngân|ngăn|ngắn|lẫn|đối|đổi|đợi"
-    r"|th[ứu] (?:hai|ba|tư|tu|năm|nam|sáu|sau|bảy|bay)|(?:mỗi|hằng|hàng|cuối|đầu|cả|nhiều|vài|mấy|sang|qua) năm)(?!\w)"
-)
-_MISREAD_IF_MARKED = re.compile(r"(?<!\w)(?:ngay|nam|toi)(?!\w)")  # in a text with marks not ngày, năm, tối
-_LIKE_ASCII = str.maketrans({"₫": "đ", "²": "2", "³": "3", **dict.fromkeys("‐‑‒–—−~", "-")})
+def _keys(fact: Fact) -> set[str]:
+    """Return what a fact is known by; two facts are the same if they share any of it.
+
+    Two writings that differ in kind by a word that may be left out share a key: "145.000" and "145.000đ", "2026" and "năm
+    2026", "2 giờ" as an hour and as a duration, a long number with "MST" before it and without.
+    """
+    number, _, unit = fact.value.partition(" ")
+    if fact.kind in {"phone", "account"}:
+        return {f"digits {fact.value}"}
+    if fact.kind == "time" and ":" in fact.value:
+        return {f"minutes {60 * int(fact.value[:2]) + int(fact.value[3:])}"}
+    if fact.kind == "quantity" and unit == "phút":
+        return {f"minutes {number}"}
+    is_year = fact.kind == "date" and fact.value.isdecimal()
+    plain = {f"number {number}"} if is_year or (unit == "VND" and Decimal(number) >= 1000) else set()
+    return plain | {f"{fact.kind} {fact.value}"}
 
 
-def _plain(text: str) -> tuple[str, str]:
-    """Return a text without marks, with its capitals and without them: each letter stays at its place."""
-    low = "".join(character.lower()[:1] for character in text.translate(_LIKE_ASCII))
-    bare = "".join(map(_bare, low))
-    read = _MISREAD.sub(lambda match: "den" if match.group() == "tới" else "_" * len(match.group()), low)
-    if bare != low:
-        read = _MISREAD_IF_MARKED.sub(lambda match: "_" * len(match.group()), read)
-    flat = "".join(map(_bare, read))
-    one_case = not any(character.isupper() for character in text)  # then every word may begin a name
-    cased = [a.upper()[:1] if one_case or b.isupper() else a for a, b in zip(flat, text, strict=True)]
-    return "".join(cased), flat
+def _is_same_place(one: str, other: str) -> bool:
+    """Return whether one address goes on where the other ends: with a ward after the street's two words or more."""
+    short, long = sorted((one, other), key=len)
+    return f"{long} ".startswith(f"{short} ") and short.count(" ") >= 2
 
 
-@lru_cache(maxsize=4096)
-def _bare(character: str) -> str:
-    return " " if character.isspace() else fold(character)[:1] or "_"
+def _digits(match: Match) -> str:
+    return re.sub(r"\D", "", match["digits"])
 
 
-def _without(text: str, spans: list[tuple[int, int]]) -> str:
-    """Return a text in which some places are unreadable."""
-    parts, end = [], 0
-    for start, stop in spans:
-        parts += [text[end:start], "\0" * (stop - start)]
-        end = stop
-    return "".join([*parts, text[end:]])
+def _link(match: Match, page: Page) -> Iterator[_Found]:
+    """Yield a link without scheme, www. and the sign that ends the sentence; "hết ạ.Shop" is none."""
+    start = match.start()
+    written = page.text[start : match.end()].rstrip(".,;:!?…)]}*")
+    bare = re.sub(r"^(?:https?://)?(?:www\.)?", "", written, flags=re.IGNORECASE)
+    host = re.split("[/?#]", bare, maxsplit=1)[0]
+    if "." in host and not (written == host and host.rpartition(".")[2].istitle()):
+        yield "link", host.lower() + bare[len(host) :].rstrip("/"), start, start + len(written)
 
 
-_DIGITS = r"(?:\d{1,3}(?:\.\d{3}){1,4}(?!\d)(?:,\d{1,3}(?!\d))?|\d{1,3}(?:,\d{3}){2,4}(?!\d)|\d{1,3}(?: \d{3}){1,4}(?!\d)"
-_DIGITS += r"|\d{1,15}(?:[.,]\d{1,3})?(?!\d))"
-# "một" is an article as often and "năm" a year: words are numbers only directly before a unit.
-_ONES = {"mot": 1, "hai": 2, "ba": 3, "bon": 4, "tu": 4, "nam": 5, "lam": 5, "sau": 6, "bay": 7, "tam": 8, "chin": 9}
-_ONE = "mot|hai|ba|bon|nam|sau|bay|tam|chin"
-_WORDS = rf"(?:(?:{_ONE}) )?muoi(?: (?:{_ONE}|tu|lam))?|{_ONE}"
-_NUMBER = rf"(?:(?<![\w.,]){_DIGITS}|(?<!\w)(?<!\d )(?:{_WORDS})(?= ))"
-_TO = r"(?: ?- ?| (?:den|toi|hoac) )"
-_RANGE = rf"(?:(?P<first>(?<![\w.,]){_DIGITS}|(?<!\w)(?:{_ONE})(?= )){_TO})?(?P<number>{_NUMBER})"
-_SCALE = {"k": 10**3, "nghin": 10**3, "ngan": 10**3, "trieu": 10**6, "tr": 10**6, "ty": 10**9, "ti": 10**9}
-_SCALES = r"(?:nghin|ngan|trieu|tr|k|t[yi](?! (?:le|so|gia|trong|vi)\b))"
-_LASTING = r"giay|phut|gio|tieng|ngay|tuan|thang(?! (?:chap|gieng|am|duong)\b)|quy|nam|hoc k[iy]|k[iy](?! tu\b)"
-_THINGS = (
-    r"nguoi|khach|be|sinh vien|hoc sinh|cai|chiec|bo|mon|phan(?! tram\b)|ly|chen|to|dia|am(?! lich\b)|goi|hop|hu|doi|lan"
-    r"|chi nhanh|co so|cua hang|loai|mau|mui|hang|buoi|tiet|tin chi|ban|ho so|km|m2|m3|met|cm|mm|m|kg|gam|gr|g|tan|lit|ml"
-    r"|gb|mb|tuoi|diem|cau|tang|lau|phong|lop|ca|chu|ky tu|khoa|nganh|truong|trang|dot|xe|chuyen|luot"
-)
-_UNITS = rf"(?:{_LASTING}|{_THINGS}|h|(?<=\d)p|l)"
-_LABEL = r"(?<!lau )(?<!tang )(?<!quan )(?<!phong )(?<!phuong )(?<!so )"  # lầu 1 chi nhánh A is no one branch
-_ALIKE = {"h": "gio", "p": "phut", "l": "lit", "hoc ki": "hoc ky", "ki": "ky", "gam": "g", "gr": "g", "met": "m"}
+def _address(match: Match, page: Page) -> Iterator[_Found]:
+    """Yield house, alleys and the street, with what is named behind it before a comma."""
+    words = re.match(r"[^\W\d_]+(?: [^\W\d_]+){0,4}", page.text[match.end() : match.end() + 80])
+    names = words.group().split() if words else []
+    proper = list(takewhile(lambda name: name[0].isupper(), names))
+    house = match["house"]
+    if match["road"] or match["alley"] or match["so"]:
+        proper = proper or (names[:2] if match["road"] and (match["alley"] or match["so"]) else [])
+    else:  # "46B/9 Tú Xương", and "02 Nguyễn Đình Chiểu" after "ở"; not "2/9 Quốc Khánh", "8 GIỜ SÁNG", "3 Ngày Vàng"
+        numbers = house.split("/")
+        is_date = len(numbers) == 2 and all(map(str.isdecimal, numbers)) and int(numbers[0]) < 32 and int(numbers[1]) < 13
+        sure = not (house.isdecimal() or is_date) or (page.follows("at", match.start()) and all(map(str.istitle, proper)))
+        counts = any(page.match(name, match.end("house")) for name in ("suffix", "scale", "counted"))
+        if counts or len(proper) < 2 or not sure:
+            return
+    if proper:
+        alley = re.sub("[, ]+", " ", match["alley"])
+        end = match.end() + len(" ".join(proper))
+        yield "address", strip_marks(f"{house.lstrip('0')}{alley} {' '.join(proper).lower()}"), match.start(), end
 
 
-def _amount(number: str) -> Decimal:
-    """Read a number as Vietnamese writes it: a full stop or a space between thousands, a comma before decimals."""
-    if number[0].isalpha():
-        tens, _, ones = number.rpartition("muoi")
-        return Decimal((10 * _ONES.get(tens.strip(), 1) if "muoi" in number else 0) + _ONES.get(ones.strip(), 0))
-    if re.fullmatch(r"\d+(?:[. ]\d{3})+(?:,\d+)?|\d+(?:,\d{3}){2,}", number):
-        separators = "," if number.count(",") > 1 else ". "
-        number = "".join(sign for sign in number if sign not in separators)
-    return Decimal(number.replace(",", "."))
-
-
-def _shown(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _email(match: re.Match[str]) -> list[str]:
-    return [match.group()]
-
-
-def _link(match: re.Match[str]) -> list[str]:
-    return [re.sub(r"^(?:https?://)?(?:www\.)?", "", match.group()).rstrip("/")]
-
-
-def _phone(match: re.Match[str]) -> list[str]:
-    digits = re.sub(r"\D", "", match.group())
-    if "+" in match.group():
-        digits = "0" + digits.removeprefix("84").removeprefix("0")
-    return [digits]
-
-
-def _address(match: re.Match[str]) -> list[str]:
-    """Write the lane before the house, as in 5/12 Láng for "số 12 ngõ 5 đường Láng"."""
-    house, lanes = match.group("house"), re.findall(r"\d[\w/]*", match.group("lanes"))
-    dated = re.fullmatch(r"(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|1[0-2])", house)
-    if not (match.group("sign") or lanes or match.group("road") or ("/" in house and not dated)):
-        return []
-    street = re.sub(r"^so ", "", (match.group("street") or match.group("numbered")).lower()).replace(" thang ", "/")
-    return ["/".join([*reversed(lanes), house.lstrip("0") or "0"]).lower() + " " + street]
-
-
-def _date(match: re.Match[str]) -> list[str]:
-    first, day, month, year = (match.groupdict().get(name) or "" for name in ("first", "day", "month", "year"))
-    days = [part for part in (first, day) if part]
-    if not (1 <= int(month) <= 12 and all(1 <= int(part) <= 31 for part in days)):
-        return []
-    year = f"20{year}" if len(year) == 2 else year
-    return [
-        "/".join([*([str(int(part))] if part else []), str(int(month)), *([year] if year else [])]) for part in days or [""]
-    ]
-
-
-def _time(match: re.Match[str]) -> list[str]:
-    minute = int(
-        match.group("colon") or match.group("minute") or match.group("minutes") or (30 if match.group("half") else 0)
+def _date(match: Match, _: Page) -> Iterator[_Found]:
+    """Yield a date as ISO 8601 writes it, what is not said left out: 2026-02-01, --02-01, ---05, 2026-02, --02."""
+    part = match.groupdict()
+    year, month, day = part.get("y") or part.get("y2") or "", part.get("m") or "", part.get("d") or part.get("w") or ""
+    if part.get("sign", "/").strip() != "/" and len(year) != 4:
+        return  # 2.5 and 3-5 are numbers
+    month_number, day_number, first = (
+        MONTHS.get(text) or DIGITS.get(text) or int(text or 0) for text in (month, day, part.get("from") or "")
     )
-    hours = [_hour(int(_amount(part)), match.group("part")) for part in (match.group("first"), match.group("hour")) if part]
-    if minute > 59 or any(hour + minute / 60 > 24 for hour in hours):
-        return []
-    return [f"{hour}:{part:02}" for hour, part in zip(hours, [0, minute][-len(hours) :], strict=True)]
-
-
-def _hour(hour: int, part: str | None) -> int:
-    late = part in {"chieu", "toi", "pm"} or (part in {"dem", "khuya"} and hour > 5) or (part == "trua" and hour < 4)
-    if hour == 12:
-        return 0 if part in {"toi", "dem", "khuya", "am"} else 12
-    return hour + 12 if late and hour < 12 else hour
-
-
-def _money(match: re.Match[str]) -> list[str]:
-    scale, first, number = match.group("scale"), match.group("first"), match.group("number")
-    if not scale:
-        # 150,000đ: no price in đồng has three decimals.
-        amount = _amount(re.sub(r"^(\d{1,3}),(\d{3})$", r"\1.\2", number))
-        factor = Decimal(1000 if amount >= 1000 else 1)  # 30-70.000đ
-    else:
-        factor = Decimal(_SCALE[scale])
-        amount = _amount(number) * factor
-        rest, more = (match.group("rest") or "").strip(), match.group("more")
-        if match.group("half"):
-            amount += factor / 2
-        elif more:
-            amount += _amount(more) * _SCALE[match.group("more_scale")]
-        elif rest:
-            amount += int(rest) * factor / 10 ** len(rest)
-    amounts = [amount]
+    if month_number > 12 or max(day_number, first) > 31 or (month and not month_number) or (day and not day_number):
+        return
+    year = f"20{year}" if len(year) == 2 else year or "-"
+    head = f"{year}-{month_number:02}" if month else "--"
+    tail = " âm" if part.get("lunar") or {month, day} & MONTHS.keys() else ""
+    start = match.start()
     if first:
-        low = _amount(first)
-        amounts.insert(0, low * factor if low < 1000 else low)
-    foreign = match.group("foreign") or match.group("foreign2") or ""
-    return [_shown(value) + (" " + foreign[:3] if foreign else "") for value in amounts]
+        yield "date", f"{head}-{first:02}{tail}", start, match.end("from")
+        start = match.start("d")
+    yield "date", f"{head}-{day_number:02}{tail}" if day else head + tail, start, match.end()
 
 
-def _percent(match: re.Match[str]) -> list[str]:
-    return [_shown(_amount(number)) for number in (match.group("first"), match.group("number")) if number]
+def _years(match: Match, _: Page) -> Iterator[_Found]:
+    yield "date", match["y"], match.start(), match.end("y")
+    if match["y2"]:
+        yield "date", match["y2"], *match.span("y2")
 
 
-def _counted(match: re.Match[str]) -> list[str]:
-    unit, factor = match.group("unit"), _SCALE.get(match.group("scale") or "", 1)
-    if unit == "phan" and match.group("number") == "mot":
-        return []  # "một phần" is "partly"
-    numbers = [number for number in (match.group("first"), match.group("number")) if number]
-    return [f"{_shown(_amount(number) * factor)} {_ALIKE.get(unit, unit)}" for number in numbers]
+def _weekday(match: Match, page: Page) -> Iterator[_Found]:
+    """Yield days of the week, but for "lần thứ hai" and "Thứ hai, …", which count; typed bare, "thu ba" may be anything."""
+    day, (start, end) = match["d"], match.span()
+    if not (day or match["t"]):
+        yield "weekday", "chủ nhật", start, end
+        return
+    if day:
+        named = page.text[match.start("d")].isupper() or page.follows("weekly", start)
+        counts = page.follows("begin", start) and page.match("counting", end)
+        if not named or not (day.isdecimal() or not (page.bare or counts)):
+            return
+    yield "weekday", f"thứ {DIGITS.get(day, day) if day else match['t']}", start, match.end("d" if day else "t")
+    if match["d2"]:
+        yield "weekday", f"thứ {match['d2']}", *match.span("d2")
+    if match["cn"]:
+        yield "weekday", "chủ nhật", *match.span("cn")
 
 
-def _number(match: re.Match[str]) -> list[str]:
-    number, long = match.group("number"), match.group("long")
-    if long:  # an account or an identity number: its zeros count
-        return [long.replace(" ", "")]
-    return [match.group("code") + _shown(_amount(number))]
+def _time(match: Match, page: Page) -> Iterator[_Found]:
+    """Yield hours of the day; how long something lasts is left to the quantities."""
+    hour, (start, end) = int(number_of(match["hour"]) or 0), match.span()
+    written = next((match[name] for name in ("m1", "m2", "m3", "m4", "m5") if match[name]), "30" if match["half"] else "")
+    minute, part = int(written or 0), match["part"] or match["noon"] or ""
+    lasts = page.follows("lasting", start) or page.match("after", end) or hour == 24
+    if hour > 24 or minute > 59 or (lasts and not (part or written or match["less"])):
+        return
+    if match["from"] and int(match["from"]) <= 24:
+        first = int(match["from"])
+        yield "time", _clock(first, 0, part if first <= hour else ""), start, match.end("from")
+        start = match.start("hour")
+    yield "time", _clock(hour, minute - int(match["less"] or 0), part), start, end
 
 
-_HOUSE = r"\d{1,4}[A-Fa-f]?(?:/\d{1,3}[A-Fa-f]?){0,4}(?![\w/])"
-# A street's name ends where a ward, a district or the sentence goes on.
-_AFTER = r"(?:phuong|quan|huyen|xa|thi|thanh pho|tp|tinh|p|q|va|gan|a|nha|nhe|o|tai|la|thuoc|de|so|co)"
-_NAME = rf"(?!(?i:{_AFTER})\b)[A-Z][A-Za-z]{{0,20}}\b"
-_DATE_END = r"(?![\d/]|[.,-]\d)"
-_KINDS: tuple[tuple[Kind, re.Pattern[str], Callable[[re.Match[str]], list[str]]], ...] = (
-    ("email", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}", re.ASCII), _email),
-    (
-        "link",
-        re.compile(
-            r"(?:https?://[^\s<>\"'()\0]{1,400}|(?<![\w@.-])(?:[a-z0-9][a-z0-9-]{0,62}\.){1,4}"
-            r"(?:vn|com|net|org|info|io|gov|edu|shop|store|app|me|example)(?![\w-])(?:[/?#][^\s<>\"'()\0]{0,300})?)"
-            r"(?<![.,;:!?…”’])",
-            re.ASCII,
-        ),
-        _link,
-    ),
-    (
-        "phone",
-        re.compile(
-            r"(?<![\w.,/+])(?:(?:\+84 ?(?:\(0\) ?)?\d\d|0\d\d|\(0\d{2,3}\))(?:[ .-]?\d){6,8}"
-            r"|1[89]00(?:[ .]?\d){4,6})(?!\w|[.,]\d)",
-            re.ASCII,
-        ),
-        _phone,
-    ),
-    (
-        "address",  # a house number by itself is a number: it takes a stroke, "số", a lane or a word for street
-        re.compile(
-            rf"(?<![\w/.,-])(?:(?P<sign>(?i:so)(?: (?i:nha))?) )?(?P<house>{_HOUSE})"
-            rf"(?P<lanes>(?:,? (?i:ngo|hem|ngach|kiet) {_HOUSE}){{0,3}})(?:,? (?P<road>(?i:duong|pho)))?,? "
-            rf"(?:(?P<street>{_NAME}(?: {_NAME}){{0,3}})"
-            rf"|(?<=(?i:ng) )(?P<numbered>(?i:so )?\d{{1,3}}(?:(?:/|(?i: thang ))\d{{1,2}})?(?!\w)))",
-            re.ASCII,
-        ),
-        _address,
-    ),
-    (
-        "date",
-        re.compile(
-            rf"(?<![\w/.,-])(?P<day>\d{{1,2}})(?:(?P<sign>[/.-])(?P<month>\d{{1,2}})(?P=sign)(?P<year>\d{{4}}|(?<=/)\d{{2}})){_DATE_END}",
-            re.ASCII,
-        ),
-        _date,
-    ),
-    (
-        "date",
-        re.compile(r"(?<![\w/.,-])(?P<year>[12]\d{3})-(?P<month>\d\d)-(?P<day>\d\d)" + _DATE_END, re.ASCII),
-        _date,
-    ),
-    (
-        "date",
-        re.compile(
-            rf"(?<![\w/.,])(?:ngay )?(?:(?P<first>\d{{1,2}}){_TO})?(?P<day>\d{{1,2}})(?:/| thang )(?P<month>\d{{1,2}})"
-            rf"(?:(?:/| nam |, nam )(?P<year>\d{{4}}))?{_DATE_END}(?! ?(?:{_UNITS}|{_SCALES})\b)",
-            re.ASCII,
-        ),
-        _date,
-    ),
-    (
-        "date",
-        re.compile(r"(?<![\w/.,-])(?:thang )?(?P<month>\d{1,2})(?:/| nam )(?P<year>[12]\d{3})" + _DATE_END, re.ASCII),
-        _date,
-    ),
-    (
-        "time",
-        re.compile(
-            rf"(?<![\w.,:])(?:(?P<first>\d{{1,2}}){_TO})?(?P<hour>\d{{1,2}}|(?<!\d )(?:{_WORDS})(?= ))"
-            r"(?::(?P<colon>\d\d)(?![\d:])|(?: ?h(?![a-z])| ?gio\b|g(?=\d\d\b))"
-            r"(?: ?(?P<minutes>\d{1,2}) ?(?:phut|p)\b| ?(?P<minute>\d\d)(?!\w|[.,]\d| ?%|(?<= \d\d)/\d)"
-            r"| ?(?P<half>ruoi)\b)?)"
-            r"(?: (?P<part>sang|trua|chieu|toi|dem|khuya|am|pm)\b(?! \d))?",
-            re.ASCII,
-        ),
-        _time,
-    ),
-    (
-        "money",
-        re.compile(
-            rf"{_RANGE}(?: ?(?P<scale>{_SCALES})(?![a-z])(?: ?(?P<more>\d{{1,3}}) ?(?P<more_scale>nghin|ngan|trieu|k)\b"
-            rf"|(?P<rest>(?<=[a-z])\d{{1,3}}\b|(?<=[a-z]) \d{{3}}\b(?![.,/]\d| ?{_UNITS}\b))| (?P<half>ruoi)\b)?"
-            rf"(?:(?: ?(?P<foreign>usd|do la|euro?))\b| ?(?:dong|vnd|d)\b|(?! (?:{_THINGS})\b))"
-            r"| ?(?:dong(?! (?:phuc|ho|nghiep|gia|thoi)\b)|vnd|d|(?P<foreign2>usd))\b)",
-            re.ASCII,
-        ),
-        _money,
-    ),
-    ("percent", re.compile(rf"{_RANGE} ?(?:%|phan tram\b)", re.ASCII), _percent),
-    ("number", re.compile(rf"{_LABEL}{_RANGE}(?: ?(?P<scale>{_SCALES})\b)? ?(?P<unit>{_UNITS})\b", re.ASCII), _counted),
-    (
-        "number",
-        re.compile(
-            rf"(?P<code>\b[a-z]{{1,8}}(?=\d)|)"
-            rf"(?:(?P<long>\d{{3,}}(?: \d{{3,}}){{2,5}}|\d{{16,}}|0\d{{5,}})|(?P<number>{_DIGITS}))",
-            re.ASCII,
-        ),
-        _number,
-    ),
-)
+def _clock(hour: int, minute: int, part: str) -> str:
+    """Return an hour of 24: twelve at night is 0, one at noon 13."""
+    part = strip_marks(part)
+    if part in {"dem", "khuya"}:
+        hour = hour + 12 if 6 <= hour < 12 else hour % 12 if hour == 12 else hour
+    elif (part in {"chieu", "toi", "pm"} and hour < 12) or (part == "trua" and hour < 4):
+        hour += 12
+    elif part == "am":
+        hour %= 12
+    minutes = (60 * hour + minute) % (24 * 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}"
+
+
+_READERS: dict[str, Callable[[Match, Page], Iterable[_Found]]] = {
+    "email": lambda match, _: [("email", match.group(), *match.span())],
+    "link": _link,
+    "always": lambda match, _: [("time", match.group().replace("h", ""), *match.span())],
+    "document": lambda match, _: [("code", match.group().upper(), *match.span())],
+    "account": lambda match, _: [("account", _digits(match), *match.span("digits"))],
+    "phone": lambda match, _: [("phone", "0" + _digits(match), *match.span())],
+    "hotline": lambda match, _: [("phone", _digits(match), *match.span())],
+    "long": lambda match, _: [("account", _digits(match), *match.span())],
+    "address": _address,
+    **dict.fromkeys(("iso", "numeric", "worded", "month", "month_year", "day"), _date),
+    **dict.fromkeys(("year", "years"), _years),
+    "weekday": _weekday,
+    "time": _time,
+}
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """A number with what follows it."""
+
+    start: int
+    end: int
+    number: Decimal
+    scale: int  # thousand, million …
+    kind: Kind | None  # None: a number word with nothing behind it
+    unit: str = ""
+    factor: Decimal = Decimal(1)  # of the unit as written in the canonical one
+
+    def found(self) -> list[_Found]:
+        if not self.kind:
+            return []
+        amount = format((self.number * self.scale * self.factor).normalize(), "f")
+        value = f"{amount}%" if self.kind == "percent" else f"{amount} {self.unit}".strip()
+        return [(self.kind, value, self.start, self.end)]
+
+
+def _amounts(page: Page) -> list[_Found]:
+    """Return numbers, prices, percentages and quantities; in "3–5 ngày" and "4 đến 5 triệu" both have what follows."""
+    amounts: list[_Amount] = []
+    for match in page.find("run"):
+        if not amounts or amounts[-1].end <= match.start():  # not the 500 of "1 triệu 500 nghìn"
+            amounts += _amounts_at(match, page)
+    for place in range(len(amounts) - 2, -1, -1):
+        one, other = amounts[place : place + 2]
+        joined = page.match("range", one.end)
+        if joined and joined.end() == other.start and one.kind in {None, "number"} and one.scale == 1:
+            scale = other.scale if one.number < other.number else 1
+            amounts[place] = replace(one, scale=scale, kind=other.kind, unit=other.unit, factor=other.factor)
+    return [fact for amount in amounts for fact in amount.found()]
+
+
+def _amounts_at(match: Match, page: Page) -> Iterator[_Amount]:
+    text, start = match.group(), match.start()
+    number = number_of(text)
+    if number is None:  # sizes 38,39,40
+        for part in re.finditer(r"\d+", text):
+            yield _Amount(start + part.start(), start + part.end(), Decimal(part.group()), 1, "number")
+        return
+    number, scale, end = _scaled(number, match.end(), page)
+    plain = _Amount(start, end, number, scale, "number")
+    suffixed = _with_suffix(plain, page)
+    if suffixed:
+        yield suffixed
+    elif scale >= 1000 and (page.bare or not page.match("counted", end)):
+        yield replace(plain, kind="money", unit="VND")
+    elif scale == 1 and not text[0].isdecimal():
+        is_word = text in {"một", "mot"} or (text == "năm" and page.follows("of_years", start))  # an article; "each year"
+        yield plain if page.match("counted", end) and not is_word else replace(plain, kind=None)
+    elif not page.flat[end : end + 1].isalnum() or page.match("range", end):
+        is_item = end - start <= 2 and page.match("item", end) and page.follows("begin", start)  # "1. …", "2) …"
+        yield replace(plain, kind=None) if is_item else plain
+
+
+def _with_suffix(amount: _Amount, page: Page) -> _Amount | None:
+    """Return an amount with the currency, the sign of percent or the unit at it; None if there is none."""
+    match = page.match("suffix", amount.end)
+    sign = CURRENCIES.get(page.flat[max(0, amount.start - 1)])
+    if not match:
+        return replace(amount, start=amount.start - 1, kind="money", unit=sign) if sign else None
+    amount = replace(amount, end=match.end(), kind="quantity")
+    if match["vnd"] or match["dollars"]:
+        return replace(amount, kind="money", unit=CURRENCIES[match["dollars"] or "đ"])
+    if match["percent"]:
+        return replace(amount, kind="percent")
+    if match["minutes"]:
+        return replace(amount, number=amount.number * 60 + int(match["minutes"]), unit="phút")
+    if match["cm"]:
+        return replace(amount, number=amount.number + Decimal(match["cm"]).scaleb(-len(match["cm"])), unit="m")
+    unit, factor = FACTORS[match["unit"]]
+    return replace(amount, number=amount.number + (Decimal("0.5") if match["half"] else 0), unit=unit, factor=factor)
+
+
+def _scaled(number: Decimal, end: int, page: Page) -> tuple[Decimal, int, int]:
+    """Return a number with the scales behind it, "1 triệu 500 nghìn", "1tr5", "3 trăm nghìn", "2 tỷ rưỡi", and its end."""
+    total, term, scale, n_scales = Decimal(0), number, 1, 0
+    while n_scales < 6:
+        if match := page.match("scale", end):
+            scale *= SCALES[match["scale"]]
+            end, n_scales = match.end(), n_scales + 1
+            continue
+        more = page.match("term", end) if scale >= 1000 else None
+        next_scale = page.match("scale", more.end()) if more else None
+        following = number_of(more["term"]) if more else None
+        if not more or following is None or not next_scale or SCALES[next_scale["scale"]] >= scale:
+            break
+        total, term, scale, end = total + term * scale, following, 1, more.end()
+    if scale >= 1000:
+        if match := page.match("half", end):
+            term, end = term + Decimal("0.5"), match.end()
+        elif match := page.match("tail", end):
+            digits = match["tail"] or match["spaced"]
+            term, end = term + Decimal(digits).scaleb(-len(digits)), match.end()
+    return ((total + term * scale) / 1000, 1000, end) if total else (term, scale, end)
+
+
+def _codes(page: Page) -> list[_Found]:
+    """Return words of letters and digits: of a voucher, a form, a product."""
+    words = [
+        match for match in page.find("code") if re.search(r"\d", match.group()) and re.search(r"[^\W\d]", match.group())
+    ]
+    return [("code", match.group().upper(), *match.span()) for match in words if match.group() not in FACTORS]

@@ -11,6 +11,7 @@ LAYERS = (
     ("errors",),
     ("text",),
     ("language", "page"),
+    ("notation",),
     ("facts",),
     ("variants",),
     ("recipe",),

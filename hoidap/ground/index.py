@@ -183,8 +183,8 @@ class Index:
     def near_duplicates(self, least: float, most: int) -> list[tuple[int, int, float]]:
         """Return the nearest pairs of texts, i < j, with their similarity, best first.
 
-        Among many thousand texts that are much alike more pairs come into question than can be looked at: then those that
-        have nothing rare in common are left out.
+        Among many thousand texts more pairs may come into question than can be looked at, if all are much alike or
+        ``least`` is under about 0.7: then those that have nothing rare in common are left out.
 
         Args:
             least: the similarity that a pair has at least, above 0.
