@@ -171,3 +171,31 @@ def test_teencode_that_the_items_use_means_what_it_says():
     grounds = Grounds.build(items, [[], []])
     assert grounds.own_words == {"ship"}
     assert grounds.near("ship ko")[0].number == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("answers.npy", b""),
+        ("answers.npy", b"\x93NUMPY"),
+        ("answers.npy", None),
+        ("own-words.txt", None),
+        ("own-words.txt", b"\xff"),
+    ],
+)
+def test_a_damaged_file_says_what_to_do(name, content, grounds, tmp_path):
+    grounds.save(tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError, match="`hoidap evaluate` writes it again"):
+        Grounds.load(tmp_path, ITEMS)
+
+
+def test_a_pickle_in_place_of_the_answers_is_not_opened(grounds, tmp_path):
+    import numpy as np
+
+    grounds.save(tmp_path)
+    np.save(tmp_path / "answers.npy", np.array([{"a": 1}] * len(ITEMS), dtype=object), allow_pickle=True)
+    with pytest.raises(RunError, match="`hoidap evaluate` writes it again"):
+        Grounds.load(tmp_path, ITEMS)

@@ -150,7 +150,7 @@ def test_another_process_writes_the_same_file_and_needs_no_scikit_learn(tmp_path
 
 
 def test_a_folder_without_an_index_says_what_to_do(tmp_path):
-    with pytest.raises(RunError, match=r"index\.safetensors is missing; build the index again"):
+    with pytest.raises(RunError, match=r"index\.safetensors is missing; `hoidap evaluate` builds it again"):
         Index.load(tmp_path)
     with pytest.raises(RunError, match="cannot be written"):
         Index.build(QUESTIONS).save(tmp_path / "none")
@@ -212,7 +212,7 @@ def test_contents_that_do_not_fit_together_are_refused(tmp_path, name, change):
     arrays = load_file(tmp_path / FILE)
     changed = change(arrays.pop(name))
     save_file(arrays | ({} if changed is None else {name: changed}), tmp_path / FILE, {"format": "hoidap index 1"})
-    with pytest.raises(RunError, match=r"is damaged: .*; build the index again"):
+    with pytest.raises(RunError, match=r"is damaged: .*; `hoidap evaluate` builds it again"):
         Index.load(tmp_path)
 
 

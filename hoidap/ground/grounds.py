@@ -5,11 +5,15 @@ each item (its wordings and its answer). What the model says counts as a vote fo
 nearness, lead and that vote comes a confidence.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from hoidap.data.items import Item
 from hoidap.errors import RunError
@@ -71,14 +75,9 @@ class Grounds:
     items: Sequence[Item]
     questions: Index
     documents: Index  # an item's question, its trained wordings and its answer as one text
+    answers: npt.NDArray[np.uint64]  # a hash of each item's answer, as compared: equal for equal answers
     own_words: frozenset[str]  # teencode that the items use as words: "ship" in a shop that writes so
     confidence: Confidence = UNTRAINED
-    _by_answer: dict[str, int] = field(init=False)
-    _keys: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._keys = [comparable(item.answer) for item in self.items]
-        self._by_answer = {key: n for n, key in reversed(list(enumerate(self._keys)))}
 
     @classmethod
     def build(cls, items: Sequence[Item], others: Sequence[Sequence[str]]) -> "Grounds":
@@ -86,10 +85,12 @@ class Grounds:
         texts = [" ".join([item.question, *more, item.answer]) for item, more in zip(items, others, strict=True)]
         questions = Index.build([item.question for item in items])
         own_words = meanings().keys() & {word for text in texts for word in _WORD.findall(fold(text))}
-        return cls(items, questions, Index.build(texts), frozenset(own_words))
+        answers = np.array([_hash(item.answer) for item in items], np.uint64)
+        return cls(items, questions, Index.build(texts), answers, frozenset(own_words))
 
     def save(self, folder: Path) -> None:
-        """Write both indexes and the confidence into an existing folder."""
+        """Write all but the items into an existing folder."""
+        np.save(folder / "answers.npy", self.answers)
         for name, index in (("questions", self.questions), ("documents", self.documents)):
             (folder / name).mkdir(exist_ok=True)
             index.save(folder / name)
@@ -109,11 +110,16 @@ class Grounds:
             msg = f"{folder} indexes {len(questions)} items, the run has {len(items)}; `hoidap evaluate` writes it again"
             raise RunError(msg)
         try:
+            answers = np.load(folder / "answers.npy", allow_pickle=False)
             own_words = (folder / "own-words.txt").read_text(encoding="utf-8").split()
-        except (OSError, ValueError) as error:
-            msg = f"{folder / 'own-words.txt'} cannot be read ({error}); `hoidap evaluate` writes it again"
+        except (OSError, ValueError, EOFError) as error:
+            msg = f"{folder} cannot be read ({error}); `hoidap evaluate` writes it again"
             raise RunError(msg) from None
-        return cls(items, questions, documents, frozenset(own_words), Confidence.load(folder / "confidence.json"))
+        if answers.dtype != np.uint64 or answers.shape != (len(items),):
+            msg = f"{folder / 'answers.npy'} is not of the run's {len(items)} items; `hoidap evaluate` writes it again"
+            raise RunError(msg)
+        confidence = Confidence.load(folder / "confidence.json")
+        return cls(items, questions, documents, answers, frozenset(own_words), confidence)
 
     def near(self, question: str) -> list[Near]:
         """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
@@ -123,8 +129,8 @@ class Grounds:
             for found in index.nearest(question, _NEAREST):
                 nearness[found.number] = nearness.get(found.number, 0.0) + found.similarity / 2
         ranked = sorted(nearness.items(), key=lambda pair: (-pair[1], pair[0]))
-        first = {self._keys[number]: number for number, _ in reversed(ranked)}
-        return [Near(number, value) for number, value in ranked if first[self._keys[number]] == number]
+        first = {int(self.answers[number]): number for number, _ in reversed(ranked)}
+        return [Near(number, value) for number, value in ranked if first[int(self.answers[number])] == number]
 
     def is_answer(self, number: int, text: str) -> bool:
         """Return whether a text gives an item's answer: it comes from it, and states its facts and no others."""
@@ -136,8 +142,9 @@ class Grounds:
 
     def source(self, answer: str) -> tuple[int | None, float]:
         """Return the item that an answer comes from, None if from none, and the share of words they have in common."""
-        if (number := self._by_answer.get(comparable(answer))) is not None:
-            return number, 1.0
+        equal = np.flatnonzero(self.answers == _hash(answer))
+        if len(equal):
+            return int(equal[0]), 1.0
         closeness = [(_common(answer, self.items[n.number].answer), n.number) for n in self.documents.nearest(answer, 5)]
         best, number = max(closeness, default=(0.0, None))
         return (number, best) if best >= _CLOSE else (None, best)
@@ -152,10 +159,9 @@ class Grounds:
         return [Candidate(number, self._signals(number, near, source, said)) for number in numbers], near
 
     def _signals(self, number: int, near: Sequence[Near], source: int | None, said: Said | None) -> tuple[float, ...]:
-        key = self._keys[number]
-        own = max((n.nearness for n in near if self._keys[n.number] == key), default=0.0)
-        other = max((n.nearness for n in near if self._keys[n.number] != key), default=0.0)
-        is_said = float(source is not None and self._keys[source] == key)
+        own = max((n.nearness for n in near if self.has_same_answer(n.number, number)), default=0.0)
+        other = max((n.nearness for n in near if not self.has_same_answer(n.number, number)), default=0.0)
+        is_said = float(source is not None and self.has_same_answer(source, number))
         return own, own - other, is_said, is_said * (said.likelihood if said else 0.0)
 
     def recognise(self, question: str, said: Said | None) -> tuple[int | None, float, list[Near]]:
@@ -189,11 +195,15 @@ class Grounds:
 
     def has_same_answer(self, one: int, other: int) -> bool:
         """Return whether two items have the same answer: either is right then."""
-        return self._keys[one] == self._keys[other]
+        return bool(self.answers[one] == self.answers[other])
 
     def with_confidence(self, confidence: Confidence) -> "Grounds":
         """Return these grounds with another confidence."""
         return replace(self, confidence=confidence)
+
+
+def _hash(answer: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256(comparable(answer).encode()).digest()[:8]))
 
 
 def _common(one: str, other: str) -> float:

@@ -138,7 +138,7 @@ class Index:
         from safetensors import SafetensorError, safe_open
 
         path = folder / _FILE
-        advice = "build the index again"
+        advice = "`hoidap evaluate` builds it again"
         try:
             with safe_open(path, framework="numpy") as file:
                 found = (file.metadata() or {}).get("format", "none")
