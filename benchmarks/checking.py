@@ -4,7 +4,8 @@
 
 The rows are written by rule from a seed: goods of an invented shop, each named by three of 840 syllables, so that no two
 questions are alike but those planted. The parity error is the share of planted faults that the report does not name by kind
-and line. The check runs in a process of its own, whose peak memory is the kernel's figure.
+and line; pairs that are near by their letters alone are looked for within bounds, and are not planted. The check runs in a
+process of its own, whose peak memory is the kernel's figure.
 """
 
 import argparse

@@ -9,6 +9,7 @@ is recognised. A corrected answer takes the place of its item's at once.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ _SORRY = "Xin lỗi, tôi chưa có câu trả lời chắc chắn cho câu hỏ
 _OFFER = "Có phải bạn muốn hỏi:"
 _CONTACT = "Bạn cũng có thể liên hệ:"
 _MOST_OFFERED = 2
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,9 @@ class Bot:
     def _request(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Request:
         if not nfc(question).strip():
             msg = "the question is empty; write one"
+            raise RequestError(msg)
+        if _HALF.search(question):
+            msg = "the question holds half of a character (a lone surrogate), which is no text; send it as UTF-8"
             raise RequestError(msg)
         turns = [*self.fit(question, history, sampling), Turn(question)]
         prompt = tuple(render(turns, self._tokenizer, self.template).token_ids)

@@ -104,3 +104,10 @@ def test_fit_keeps_the_latest_turns(bot):
     kept = bot.fit("hỏi", turns)
     assert 0 < len(kept) < 20
     assert kept == turns[-len(kept) :]
+
+
+def test_half_a_character_is_refused_and_the_chat_goes_on(bot):
+    notes, written = [], []
+    chat(bot, ["a\ud800b", ITEMS[0].question], written.append, notes.append)
+    assert notes == ["the question holds half of a character (a lone surrogate), which is no text; send it as UTF-8"]
+    assert "".join(written).strip() == ITEMS[0].answer

@@ -243,6 +243,7 @@ def test_the_command_mends_and_says_where(tmp_path):
     result = run(path, "--fix", "--out", tmp_path / "r.html")
     assert result.exit_code == 0, result.output
     assert "đã sửa 1 ô ở 1 dòng" in result.output
+    assert f"hoidap train {tmp_path / 'shop.fixed.csv'} --out RUN" in result.output
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r.html", "shop.changes.tsv", "shop.csv", "shop.fixed.csv"]
     assert run(tmp_path / "shop.fixed.csv", "--fix").output.count("không có gì để tự sửa") == 1
     again = run(path, "--fix")

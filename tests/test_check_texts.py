@@ -10,6 +10,7 @@ from hoidap.check.characters import converted, flaws
 from hoidap.check.personal import find_personal, hidden, mask
 from hoidap.check.tones import restyle, styled
 from hoidap.data.items import Item
+from hoidap.data.legacy import looks_old
 from hoidap.data.read import read_items
 from hoidap.errors import DataError
 from hoidap.text import comparable, nfc
@@ -110,6 +111,7 @@ def mended(text, role="answer", encoding=""):
         ("Ðà Nẵng", "false-d", "Đà Nẵng"),
         ("đi ðâu", "false-d", "đi đâu"),
         ("ÐƯỜNG", "false-d", "ĐƯỜNG"),
+        ("Ð/c: Q.3, ÐT, TPÐN, ÐHQG", "false-d", "Đ/c: Q.3, ĐT, TPĐN, ĐHQG"),
         ("cửа hàng", "look-alikes", "cửa hàng"),
         ("СOVID", "look-alikes", "COVID"),
         ("Ηà Nội", "look-alikes", "Hà Nội"),
@@ -131,7 +133,7 @@ def test_a_flaw_is_named_and_mended(text, kind, whole):
         "3 < 4 và 5 > 2, A&B, R&D;",
         "i <3 you, x<y>z",
         "👨‍👩‍👧 cả nhà, ❤️‍🔥, ☎️",
-        "Þórður Garðarsson, Ísafjörður",
+        "Þórður Garðarsson, Ísafjörður, GARÐUR",
         "5 µg · 10° · 20 m² · kΩ · TNFα · β-caroten",
         "Москва, Αθήνα",
         "“ĐÃ” và “NHÃ”… BÀ – CÂ",
@@ -217,7 +219,8 @@ def test_what_the_reader_takes_it_takes_once_mended(tmp_path_factory, text):
         except DataError:
             return []
 
-    if readable(text):
+    # A word out of which a hidden character is taken may come to look like one of TCVN3.
+    if readable(text) and not looks_old(mended(text)):
         assert readable(mended(text)) == [Item("a", mended(text).strip())]
 
 
@@ -332,10 +335,38 @@ def test_masking_keeps_the_length_and_leaves_nothing_to_find(text):
     assert mask(masked) == masked
 
 
+LONG = 32_000  # characters; the reader refuses more in a cell
+
+
 @pytest.mark.parametrize(
-    "text", ["0" * 50_000, "1 " * 20_000, "a" * 50_000 + "@", "<" * 20_000, "&" * 20_000, "Ã" * 20_000, "<a href=" * 5_000]
+    "piece",
+    [
+        "0",
+        "1 ",
+        "a",
+        "a@",
+        "0900 000 216 ",
+        "<",
+        "&",
+        "&amp;",
+        "&amp;lt;",
+        "Ã",
+        "á»",
+        "<a href=",
+        "<b ",
+        "\u200b",
+        "\u200d",
+        "Ð",
+        "hoà",
+        "о",
+    ],
 )
-def test_hostile_text_takes_no_time_to_speak_of(text):
-    find_personal(text)
+def test_hostile_text_does_not_hold_anything_up(piece):
+    text = piece * (LONG // len(piece))
+    mask(text)
+    list(styled(restyle(text, "older")))
     flaws(text, "answer")
-    list(styled(text))
+
+
+def test_what_the_reader_refuses_as_too_long_is_left_alone():
+    assert flaws("Ð" * 32_769, "answer") == ([], "Ð" * 32_769)

@@ -58,6 +58,7 @@ _LINK = re.compile(r"<a\s[^<>]{0,500}?href=[\"']?([^\"'<>\s]{1,1000})[^<>]{0,500
 _LINE_END = re.compile(r"\s*(?:<br\s?/?>|</(?:p|div|li|tr|h[1-6])>)\s*", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,24});")
 _MOST_TURNS = 4  # "&amp;amp;nbsp;" takes three
+_MOST_CHARACTERS = 32_768  # the reader refuses a cell that has more
 
 _SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _LINE = re.compile("[\u2028\u2029]")
@@ -69,11 +70,10 @@ _EMOJI_JOINER = re.compile(
 )
 
 _FALSE_D = {"Ð": "Đ", "ð": "đ", "Ɖ": "Đ", "ɖ": "đ"}
-# A word begins with it and goes on as a Vietnamese one: Icelandic and phonetic script never do both.
-_D_WORD = re.compile(
-    "(?<![^\\W\\d_])[ÐðƉɖ](?=[a-zăâêôơưàáảãạằắẳẵặầấẩẫậèéẻẽẹềếểễệìíỉĩịòóỏõọồốổỗộờớởỡợùúủũụừứửữựỳýỷỹỵ]{1,6}(?![^\\W\\d_]))",
-    re.IGNORECASE,
-)
+# A word begins with it and goes on as a Vietnamese one: Icelandic and phonetic script never do both. Or it is an
+# abbreviation ("Ð/c", "ÐHQG").
+_D_FIRST = re.compile("[ÐðƉɖ][a-zăâêôơưàáảãạằắẳẵặầấẩẫậèéẻẽẹềếểễệìíỉĩịòóỏõọồốổỗộờớởỡợùúủũụừứửữựỳýỷỹỵ]{1,6}", re.IGNORECASE)
+_D_SHORT = re.compile("[BCDĐÐƉGHKLMNPQRSTVX]{1,6}")
 _ALIKE = dict(
     zip(
         "аеоорсхуіјѕԁһӏАВЕЅІЈКМНОРСТХУΑΒΕΖΗΙΚΜΝΟΡΤΥΧο",
@@ -100,7 +100,10 @@ def flaws(text: str, role: Role, encoding: str = "") -> tuple[list[Step], str]:
         role: of the cell; in an answer alone a line may end where HTML ends one.
         encoding: what the text's row was typed in, if that is older than Unicode.
 
+    A text that the reader refuses as too long is given back as it is.
     """
+    if len(text) > _MOST_CHARACTERS:
+        return [], text
     now = nfc(text)
     steps: list[Step] = [] if now == text else [Step("nfd", text, now)]
     if encoding and encoding != "cp1252" and looks_old(now):
@@ -110,24 +113,26 @@ def flaws(text: str, role: Role, encoding: str = "") -> tuple[list[Step], str]:
             now = after
     if not _ODD.search(now):
         return steps, now
-    broken = "old-encoding" if encoding == "cp1252" else "mojibake"
-    if (after := broken_mended(now)) != now:
-        if _LOST.search(after):
-            return [*steps, Step("lost-letters" if broken == "mojibake" else broken, now, now)], now
-        steps.append(Step(broken, now, nfc(after)))
-        now = nfc(after)
+    is_refused = encoding == "cp1252"
     menders: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("old-encoding" if is_refused else "mojibake", broken_mended),
         ("html", lambda t: without_html(t, role)),
         ("invisible", lambda t: without_invisible(t, role)),
         ("look-alikes", without_look_alikes),
-        ("false-d", lambda t: _D_WORD.sub(lambda match: _FALSE_D[match.group()], t)),
+        ("false-d", without_false_d),
     )
-    for kind, mend in menders:
-        after = nfc(mend(now))
-        # A cell that would be empty, or an error value of Excel, is not mended but refused or told of as it stands.
-        if after != now and after.strip() and (after[0] != "#" or now[0] == "#"):
-            steps.append(Step(kind, now, after))
-            now = after
+    for _ in range(_MOST_TURNS):  # mending one may lay another open: what cannot be seen hides a tag, a tag a letter
+        last = now
+        for kind, mend in menders:
+            after = nfc(mend(now))
+            if mend is broken_mended and after != now and _LOST.search(after):
+                return [*steps, Step("old-encoding" if is_refused else "lost-letters", now, now)], now
+            # A cell that would be empty, or an error value of Excel, is not mended but told of, or refused, as it stands.
+            if after != now and after.strip() and (after[0] != "#" or now[0] == "#"):
+                steps.append(Step(kind, now, after))
+                now = after
+        if now == last:
+            break
     return steps, now
 
 
@@ -180,6 +185,11 @@ def without_look_alikes(text: str) -> str:
     return _WORD.sub(_latin, text)
 
 
+def without_false_d(text: str) -> str:
+    """Return text with Đ for the letters of other languages that look like it."""
+    return _WORD.sub(_true_d, text) if any(letter in text for letter in _FALSE_D) else text
+
+
 def invisible_in(text: str) -> str:
     """Return the characters of a text that cannot be seen: "U+200B ×2, U+00A0 ×1"."""
     found = Counter(c for pattern in (_SPACE, _LINE, _NOTHING, _JOINERS) for c in pattern.findall(text))
@@ -220,6 +230,13 @@ def _character(match: re.Match[str]) -> str:
     text = html.unescape(entity)
     usable = all(c in "\t\n" or unicodedata.category(c) not in {"Cc", "Cs", "Cn", "Co"} for c in text)
     return text if usable and text != "\ufffd" else entity
+
+
+def _true_d(match: re.Match[str]) -> str:
+    word = match.group()
+    if _D_FIRST.fullmatch(word):
+        return _FALSE_D[word[0]] + word[1:]
+    return "".join(_FALSE_D.get(c, c) for c in word) if _D_SHORT.fullmatch(word) else word
 
 
 def _latin(match: re.Match[str]) -> str:

@@ -26,8 +26,8 @@ _MENDED = Both(
 _AS_CSV = Both("; ghi thành CSV vì hoidap không ghi được XLSX", "; as CSV, for hoidap does not write XLSX")
 _NOTHING_MENDED = Both("không có gì để tự sửa; không ghi tệp nào", "nothing to mend; no file was written")
 _NEXT_ERROR = Both(
-    "Chưa huấn luyện được: sửa các lỗi trên{0}, rồi chạy lại hoidap check",
-    "Training would refuse it: correct the errors{0}, then run hoidap check again",
+    "Chưa huấn luyện được: sửa các lỗi trên{0}, rồi: hoidap check {1}",
+    "Training would refuse it: correct the errors{0}, then: hoidap check {1}",
 )
 _NEXT_MEND = Both(", hoặc thêm --fix để sửa những chỗ tự sửa được", ", or add --fix for what can be mended")
 _NEXT_WARNING = Both(
@@ -62,12 +62,12 @@ def summary(report: Report, language: Language) -> str:
 
 
 def advice(report: Report, file: str, language: Language, *, fixes: bool) -> str:
-    """Return what to do next with a file; ``fixes`` says that it is being mended anyway."""
+    """Return what to do next with a file; ``fixes`` says that it is mended already."""
     can_mend = not fixes and any(KINDS[finding.kind].is_mended for finding in report.findings)
     mend = _NEXT_MEND.of(language) if can_mend else ""
     worst: Severity | None = next((s for s in SEVERITIES if report.count(s)), None)
     if worst == "error":
-        return _NEXT_ERROR.of(language).format(mend)
+        return _NEXT_ERROR.of(language).format(mend, file)
     if worst == "warning":
         return _NEXT_WARNING.of(language).format(mend, file)
     return _NEXT_CLEAN.of(language).format(file)

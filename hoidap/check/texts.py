@@ -43,7 +43,7 @@ def _within(column: str, value: object) -> list[tuple[Role, str]]:
 def _changed(value: object, role: Role, change: Change) -> object:
     if isinstance(value, str):
         return change(role, value)
-    if isinstance(value, list):
+    if isinstance(value, list) and role == "wordings":
         return [change(role, part) if isinstance(part, str) else part for part in value]
     return value
 

@@ -56,7 +56,9 @@ def check(
     if out:
         write_page(report, out, spoken)
     if fix:
-        show_repaired(repair(file, spoken), spoken, console)
+        repaired = repair(file, spoken)
+        show_repaired(repaired, spoken, console)
+        file = repaired.file if repaired.n_changes else file
     console.print(summary(report, spoken), markup=False, highlight=False, soft_wrap=True)
     console.print(advice(report, str(file), spoken, fixes=fix), markup=False, highlight=False, soft_wrap=True)
     if report.count("error"):
