@@ -259,7 +259,8 @@ def test_a_file_that_cannot_be_written_again_whole_is_refused(name, content, tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
-CELL = st.text(st.sampled_from("aĐÐ<b>&;,\t\"'\n |#\u200b\u00a0оàò"), max_size=8)
+# No Cyrillic letter: once it is Latin, a file of nothing but such words can read as one in VISCII.
+CELL = st.text(st.sampled_from("aĐÐ<b>&;,\t\"'\n |#\u200b\u00a0àò"), max_size=8)
 
 
 @settings(max_examples=60, deadline=None)
