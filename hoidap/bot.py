@@ -11,7 +11,7 @@ is recognised. A corrected answer takes the place of its item's at once.
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from hoidap.base import Base, find_base
 from hoidap.data.items import Item
-from hoidap.errors import RequestError, RunError
+from hoidap.errors import HoidapError, RequestError, RunError
 from hoidap.ground.grounds import Grounds, Said
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
@@ -37,6 +37,7 @@ _SORRY = "Xin lỗi, tôi chưa có câu trả lời chắc chắn cho câu hỏ
 _OFFER = "Có phải bạn muốn hỏi:"
 _CONTACT = "Bạn cũng có thể liên hệ:"
 _MOST_OFFERED = 2
+_SPARE_TOKENS = 16
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -52,6 +53,10 @@ class Answer:
     is_declined: bool = False
     is_corrected: bool = False  # the owner's correction, in place of the item's answer
     near: tuple[Item, ...] = ()  # the items nearest to the question, nearest first
+
+
+def _keep_no_gap(_question: str, _confidence: float, _near: Sequence[str]) -> None:
+    pass
 
 
 class Bot:
@@ -80,7 +85,7 @@ class Bot:
         mode: Mode = "model",
         contact: str = "",
         corrections: Mapping[str, str] = MappingProxyType({}),
-        on_gap: Callable[[str, float, Sequence[str]], None] = lambda _question, _confidence, _near: None,
+        on_gap: Callable[[str, float, Sequence[str]], None] = _keep_no_gap,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -104,9 +109,13 @@ class Bot:
         said = self._say(question, history, sampling)
         return said if chosen == "model" else self._vouch(question, said, chosen)
 
-    def longest_answer_tokens(self) -> int:
-        """Return the tokens of the longest answer among the items."""
-        return max((len(self._tokenizer.encode(item.answer)) for item in self.items), default=0)
+    def sampling(self) -> Sampling:
+        """Return what is enough to recite any item: greedy, and a little longer than the longest answer.
+
+        Who does not stop where every answer has ended does not recite.
+        """
+        longest = max((len(self._tokenizer.encode(item.answer)) for item in self.items), default=0)
+        return Sampling(max_new_tokens=longest + _SPARE_TOKENS)
 
     def correct(self, question: str, answer: str) -> None:
         """Give an item another answer, from now on and before any training; ``question`` is the item's, as written."""
@@ -132,19 +141,21 @@ class Bot:
         """Return what is made of the model's answer: it, the recognised item's, a correction, or that the bot declines."""
         assert self.grounds is not None  # noqa: S101 - asked in _possible
 
-        def recite(number: int) -> str:
+        def recite(number: int) -> Said:
             item = self.items[number]
-            return self._say(item.question, item.before, GREEDY).text
+            return _said(self._say(item.question, item.before, self.sampling()))
 
-        decision = self.grounds.decide(question, Said(said.text, said.confidence), recite if mode == "checked" else None)
+        def correction(number: int) -> str | None:
+            return self._corrections.get(self.items[number].question)
+
+        decision = self.grounds.decide(question, _said(said), recite if mode == "checked" else None, correction)
         near = tuple(self.items[found.number] for found in decision.near[:_MOST_OFFERED])
         if decision.number is None:
             return self._decline(question, decision.confidence, near)
         item = self.items[decision.number]
         closeness = self.grounds.source(decision.text)[1]
-        given = Answer(decision.text, item, decision.confidence, "stop", closeness, near=near)
-        correction = self._corrections.get(item.question)
-        return given if correction is None else replace(given, text=correction, is_corrected=True)
+        is_corrected = decision.is_corrected
+        return Answer(decision.text, item, decision.confidence, "stop", closeness, is_corrected=is_corrected, near=near)
 
     def _decline(self, question: str, confidence: float, near: tuple[Item, ...]) -> Answer:
         lines = [_SORRY]
@@ -227,6 +238,10 @@ class Bot:
         return Answer(text, source, writer.confidence, writer.finish_reason or "cancelled", closeness)
 
 
+def _said(answer: Answer) -> Said:
+    return Said(answer.text, answer.confidence, answer.finish_reason == "stop")
+
+
 class _Writer:
     """Puts one answer together; the space that opens an answer in the prompt's template is not part of it."""
 
@@ -259,6 +274,7 @@ def load(
     dtype: str | None = None,
     download: bool = False,
     mode: Mode | None = None,
+    keeps_gaps: bool = True,
     console: Console | None = None,
 ) -> Bot:
     """Load a run folder as a bot.
@@ -270,6 +286,7 @@ def load(
         dtype: "float32", "bfloat16", "float16"; by default what suits the device.
         download: whether a gigabyte or more of the base may be downloaded from the hub.
         mode: "checked", "model" or "verbatim"; by default what the run's ``bot.toml`` says.
+        keeps_gaps: whether questions that the bot declines are kept in the run.
         console: where the progress of loading is shown; by default nowhere.
 
     Raises:
@@ -279,13 +296,18 @@ def load(
     opened.weights_folder()  # before anything else: a run that did not end has no index either
     owner = opened.owner()
     chosen = mode or owner.mode
-    has_items = chosen != "model" or opened.has_index
-    items = opened.items() if has_items else []
-    grounds = opened.grounds(items) if has_items else None
+    items: list[Item] = []
+    grounds = None
+    try:
+        items = opened.items()
+        grounds = opened.grounds(items)
+    except HoidapError:  # what is gone, damaged or of other items
+        if chosen != "model":
+            raise
     engine, tokenizer = load_engine(opened, base=base, device=device, dtype=dtype, download=download, console=console)
     return Bot(
         engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact,
-        corrections=opened.corrections() if has_items else {}, on_gap=opened.log_gap,
+        corrections=opened.corrections() if grounds else {}, on_gap=opened.log_gap if keeps_gaps else _keep_no_gap,
     )  # fmt: skip
 
 

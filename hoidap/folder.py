@@ -66,8 +66,11 @@ class RunFolder:
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add one line of JSON to a file."""
         path = self.folder / name
-        with naming_failure(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        with naming_failure(path), path.open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # a process was killed in the middle of a line, or a person left it open
+            file.write(line.encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ A pretraining leaves the same but for the items and the report; its ``run.toml``
 Each file is written under a temporary name, ``.hoidap.…``, and renamed, so what is there is whole.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -140,7 +141,7 @@ class Run(RunFolder):
             name = facts["base"]["name"]
             prints = {file: FilePrint(**values) for file, values in facts["base"]["files"].items()}
             recipe = Recipe.from_toml((folder / "recipe.toml").read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, RecipeError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecipeError) as error:
             msg = f"{path} cannot be read: {error!r}"
             raise RunError(msg) from None
         return cls(folder, recipe, name, prints, template)
@@ -159,7 +160,10 @@ class Run(RunFolder):
         found: dict[int, int] = {}
         path = self.folder / "metrics.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # cut off where a process was killed
+                continue
             recited = int(row.get("recited", "0"), 16)
             for n in range(recited.bit_length()):
                 if recited >> n & 1:
@@ -196,6 +200,7 @@ class Run(RunFolder):
         """Write ``index/``, in place of an earlier one."""
         with self.replacing(self.folder / "index") as new:
             grounds.save(new)
+            (new / "items.sha256").write_text(self._items_sha256(), encoding="utf-8")
 
     def grounds(self, items: Sequence[Item]) -> Grounds:
         """Return the index of the run's items.
@@ -203,7 +208,15 @@ class Run(RunFolder):
         Raises:
             RunError: it is missing, damaged or of other items.
         """
-        return Grounds.load(self.folder / "index", items)
+        grounds = Grounds.load(self.folder / "index", items)
+        kept = self.folder / "index" / "items.sha256"
+        if not kept.is_file() or kept.read_text(encoding="utf-8", errors="replace") != self._items_sha256():
+            msg = f"{kept.parent} was made of other items than data/items.jsonl holds; `hoidap evaluate` writes it again"
+            raise RunError(msg)
+        return grounds
+
+    def _items_sha256(self) -> str:
+        return hashlib.sha256((self.folder / "data" / "items.jsonl").read_bytes()).hexdigest()
 
     def owner(self) -> Owner:
         """Return what the owner wrote into ``bot.toml``.
@@ -225,7 +238,7 @@ class Run(RunFolder):
             return {}
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-            return {row["question"]: row["answer"] for row in rows}
+            return {_text(row["question"]): _text(row["answer"]) for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
             msg = f'{path} cannot be read ({error!r}); each line is {{"question": …, "answer": …}}'
             raise RunError(msg) from None
@@ -237,14 +250,19 @@ class Run(RunFolder):
             RunError: no item has the question, or the answer is empty.
         """
         items, text = self.items(), nfc(answer).strip()
-        item = next((item for item in items if comparable(item.question) == comparable(question)), None)
+        self.corrections()  # a file that cannot be read is not written to
+        asked = [item for item in items if comparable(item.question) == comparable(question)]
+        if len({comparable(item.answer) for item in asked}) > 1:
+            msg = f"{len(asked)} items have the question {question!r} with different answers; which is meant cannot be told"
+            raise RunError(f"{msg}: change the data and train again")
+        item = asked[0] if asked else None
         if item is None:
             near = "; ".join(repr(items[found.number].question) for found in self.grounds(items).near(question)[:3])
             found = f"; near it: {near}" if near else ""
             msg = f"no item of {self.folder} has the question {question!r}{found}; write it as the data has it"
             raise RunError(msg)
-        if not text:
-            msg = "the answer is empty; write what the bot is to say"
+        if not text or any("\ud800" <= c <= "\udfff" for c in text):
+            msg = "the answer is empty, or holds half of a character; write what the bot is to say"
             raise RunError(msg)
         self.append("corrections.jsonl", {"question": item.question, "answer": text, "time": _now()})
         return item
@@ -255,7 +273,7 @@ class Run(RunFolder):
         try:
             if not path.is_file() or path.stat().st_size < _MOST_GAPS_BYTES:
                 self.append(path.name, {"question": question, "confidence": confidence, "near": list(near), "time": _now()})
-        except (OSError, RunError) as error:
+        except (OSError, ValueError, RunError) as error:
             _log.warning("%s: a question could not be kept: %s", path, error)
 
     @property
@@ -323,6 +341,12 @@ class Pretraining(RunFolder):
             msg = f"{folder} is not the folder of a pretraining ({error!r}); choose another --out"
             raise RunError(msg) from None
         return cls(folder, recipe, facts)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from tiny_run import FULL, ITEMS, make_base, write_csv
 
 from hoidap.bot import load
+from hoidap.data.items import Item, to_jsonl
 from hoidap.errors import RequestError, RunError
 from hoidap.ground.confidence import Confidence
 from hoidap.ground.grounds import SIGNALS
@@ -161,3 +162,47 @@ def test_gaps_are_bounded(run, monkeypatch):
     for n in range(20):
         bot.answer(f"Ai viết Truyện Kiều {n}?")
     assert (run.folder / "gaps.jsonl").stat().st_size < 1000
+
+
+def test_an_index_of_other_items_is_refused(run):
+    path = run.folder / "data" / "items.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(reversed(lines)) + "\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"was made of other items than data/items\.jsonl holds"):
+        load(run.folder, device="cpu")
+    assert load(run.folder, device="cpu", mode="model").answer(ITEMS[0].question).text == ITEMS[0].answer
+
+
+def test_a_question_with_two_answers_cannot_be_corrected(run):
+    path = run.folder / "data" / "items.jsonl"
+    path.write_text(to_jsonl([*ITEMS, Item(ITEMS[0].question, "Khác hẳn.")]), encoding="utf-8")
+    with pytest.raises(RunError, match=r"2 items have the question .* with different answers; which is meant"):
+        run.correct(ITEMS[0].question, "Từ 9h.")
+
+
+def test_a_line_left_open_costs_no_other_line(run):
+    path = run.folder / "corrections.jsonl"
+    path.write_text(json.dumps({"question": ITEMS[0].question, "answer": "Từ 9h."}), encoding="utf-8")
+    run.correct(ITEMS[1].question, "Miễn phí.")
+    assert run.corrections() == {ITEMS[0].question: "Từ 9h.", ITEMS[1].question: "Miễn phí."}
+
+
+@pytest.mark.parametrize("line", ['{"question": "a', '{"question": "a", "answer": 5}', "[]"])
+def test_corrections_that_cannot_be_read_are_named_and_not_written_to(line, run):
+    path = run.folder / "corrections.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"corrections\.jsonl cannot be read"):
+        run.correct(ITEMS[0].question, "Từ 9h.")
+    assert path.read_text(encoding="utf-8") == line + "\n"
+
+
+def test_a_cut_line_of_the_metrics_costs_nothing(run):
+    before = run.learned()
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "rec')
+    assert run.learned() == before
+
+
+def test_the_questions_of_a_file_are_no_gaps(run):
+    load(run.folder, device="cpu", keeps_gaps=False).answer("Ai viết Truyện Kiều?")
+    assert gaps(run) == []

@@ -17,6 +17,7 @@ from hoidap.check.examination import Report, examine
 from hoidap.check.finding import Finding
 from hoidap.check.kinds import KINDS
 from hoidap.check.page import page, write_page
+from hoidap.check.personal import mask
 from hoidap.check.table import advice, show, summary
 from hoidap.cli import app, main
 from hoidap.errors import RecipeError
@@ -295,3 +296,7 @@ def test_importing_the_command_imports_nothing_heavy():
     code = "import sys; import hoidap.cli; print({'torch', 'jinja2', 'polars', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_an_address_that_hides_as_itself_ends_the_hiding():
+    assert mask("Gửi về %@-.com nhé") == "Gửi về %@-.com nhé"

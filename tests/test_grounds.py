@@ -106,7 +106,7 @@ def test_what_the_model_says_is_given_where_the_items_vouch_for_it(grounds):
 def test_where_the_model_says_something_else_it_is_asked_as_it_was_taught(grounds):
     asked = []
     decision = grounds.with_confidence(sure_of(0.5)).decide(
-        "phí giao hàng nội thành bao nhiêu", NOTHING, lambda number: asked.append(number) or ITEMS[number].answer
+        "phí giao hàng nội thành bao nhiêu", NOTHING, lambda number: asked.append(number) or Said(ITEMS[number].answer, 0.9)
     )
     assert asked == [1]
     assert (decision.number, decision.text) == (1, ITEMS[1].answer)
@@ -115,9 +115,8 @@ def test_where_the_model_says_something_else_it_is_asked_as_it_was_taught(ground
 def test_what_the_model_cannot_recite_is_not_given(grounds):
     wrong_price = ITEMS[1].answer.replace("25", "35")
     for told in (wrong_price, "", ITEMS[0].answer):
-        decision = grounds.with_confidence(sure_of(0.5)).decide(
-            ITEMS[1].question, Said(told, 0.9), lambda _n, told=told: told
-        )
+        said = Said(told, 0.9)
+        decision = grounds.with_confidence(sure_of(0.5)).decide(ITEMS[1].question, said, lambda _n, said=said: said)
         assert decision.number is None or decision.number == 0  # its vote may win, its own answer then stands
 
 
@@ -198,4 +197,35 @@ def test_a_pickle_in_place_of_the_answers_is_not_opened(grounds, tmp_path):
     grounds.save(tmp_path)
     np.save(tmp_path / "answers.npy", np.array([{"a": 1}] * len(ITEMS), dtype=object), allow_pickle=True)
     with pytest.raises(RunError, match="`hoidap evaluate` writes it again"):
+        Grounds.load(tmp_path, ITEMS)
+
+
+def test_an_answer_turned_round_is_no_answer():
+    grounds = Grounds.build([Item("Có giao tận nơi?", "Dạ tiệm có nhận giao hàng tận nơi trong nội thành ạ.")], [[]])
+    assert grounds.is_answer(0, "Dạ tiệm có nhận giao hàng tận nơi trong nội thành nha.")
+    assert not grounds.is_answer(0, "Dạ tiệm không nhận giao hàng tận nơi trong nội thành ạ.")
+
+
+def test_an_answer_cut_off_is_not_given(grounds):
+    cut = Said(ITEMS[1].answer, 0.9, is_whole=False)
+    sure = grounds.with_confidence(sure_of(0.5))
+    assert sure.decide(ITEMS[1].question, cut, lambda _n: cut).number is None
+    assert sure.decide(ITEMS[1].question, cut, lambda _n: Said(ITEMS[1].answer, 0.9)).number == 1
+
+
+def test_a_correction_needs_no_model_to_confirm_it(grounds):
+    sure = grounds.with_confidence(sure_of(0.5))
+    decision = sure.decide(ITEMS[1].question, NOTHING, never, {1: "Nội thành 30.000đ."}.get)
+    assert (decision.number, decision.text, decision.is_corrected) == (1, "Nội thành 30.000đ.", True)
+
+
+def test_an_answer_is_traced_however_many_wordings_its_item_has():
+    wordings = [[f"cách hỏi thứ {n} về món hàng này của cửa tiệm" for n in range(60)] for _ in ITEMS]
+    grounds = Grounds.build(ITEMS, wordings)
+    assert grounds.source("Dạ, tiệm mở từ 8h30 đến 20h30 mỗi ngày nha.")[0] == 0
+
+
+def test_a_confidence_of_other_signals_is_refused(grounds, tmp_path):
+    grounds.with_confidence(Confidence(("a", "b"), (1.0, 2.0), 0.0, 0.5)).save(tmp_path)
+    with pytest.raises(RunError, match="is of the signals a, b, not nearness"):
         Grounds.load(tmp_path, ITEMS)

@@ -142,8 +142,9 @@ def test_a_run_folder_holds_what_the_design_says(lora_run):
     assert found - kept == {
         "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "data/wordings.jsonl", "bot.toml", ".hoidap-lock",
         "metrics.jsonl", "report.json", "report.html", "README.md",
-        "index/confidence.json", "index/own-words.txt", "index/answers.npy",
+        "index/confidence.json", "index/own-words.txt", "index/answers.npy", "index/items.sha256",
         "index/questions/index.safetensors", "index/documents/index.safetensors",
+        "index/answers/index.safetensors",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
     }  # fmt: skip
     assert lora_run.items() == ITEMS

@@ -38,7 +38,7 @@ def write_page(report: Report, path: Path, language: Language) -> None:
 
     """
     try:
-        path.write_text(page(report, language), encoding="utf-8")
+        path.write_text(page(report, language), encoding="utf-8", errors="replace")
     except OSError as error:
         msg = f"--out is {path}, which cannot be written ({error.strerror or error}); name another"
         raise RecipeError(msg) from None

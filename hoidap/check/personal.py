@@ -76,8 +76,10 @@ def hidden(text: str) -> str:
 
 def mask(text: str) -> str:
     """Return text with its personal data hidden; its length stays."""
-    while found := find_personal(text):  # hiding one may part it from another that it was grown together with
-        for one in found:
+    last = ""
+    while text != last:  # hiding one may part it from another that it was grown together with
+        last = text
+        for one in find_personal(text):
             text = text[: one.start] + hidden(one.text) + text[one.start + len(one.text) :]
     return text
 

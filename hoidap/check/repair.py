@@ -77,10 +77,13 @@ def repair(path: Path, language: Language) -> Repaired:
         try:
             document.write(copy)
             _write_list(listed, changes, language)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             for file in (copy, listed):
                 file.unlink(missing_ok=True)  # half a file is none
-            msg = f"--fix cannot write beside {path} ({error.strerror or error}); copy the file to where you may write"
+            if isinstance(error, OSError):
+                msg = f"--fix cannot write beside {path} ({error.strerror or error}); copy the file to where you may write"
+            else:
+                msg = f"{path} holds halves of characters (lone surrogates), which no file can; correct them first"
             raise RecipeError(msg) from None
     return Repaired(path, copy, listed, len(changes), len({change.line for change in changes}))
 

@@ -61,7 +61,7 @@ def evaluate(
         show_report(examine(opened, engine, tokenizer, progress, most_wrong), Console())
         return
     asked = read_questions(questions, note)
-    bot = load(run, mode=mode, **where)
+    bot = load(run, mode=mode, keeps_gaps=False, **where)
     with bar(progress, "asking every question", len(asked)) as advance:
         compared = ask(bot, asked, lambda: advance(1))
     scored = score([(one.answer.text, one.wanted) for one in compared if one.wanted is not None])

@@ -93,8 +93,11 @@ def _word(items: Sequence[Item], settings: Wordings, seed: int) -> list[Wording]
 def _ways(n: int, item: Item, settings: Wordings, seed: int, *, is_examined: bool) -> Iterator[Wording]:
     """Give out the ways to ask one item: trained ones first, so that what is held out is told from them."""
     yield Wording(n, AS_WRITTEN, item.question, is_trained=True)
+    known = comparable(item.question)
     for text in item.wordings:
-        yield Wording(n, OTHER, text, is_trained=lot(seed, text) >= settings.held_out_wordings)
+        # But for capitals and punctuation the question itself: holding that out would examine nothing.
+        is_trained = lot(seed, text) >= settings.held_out_wordings or comparable(text) == known
+        yield Wording(n, OTHER, text, is_trained=is_trained)
     if not settings.variants:
         return
     seen = [family for family in FAMILIES if family not in UNSEEN]

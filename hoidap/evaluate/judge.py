@@ -1,12 +1,13 @@
 """What an answer is worth, and what each way of answering would have made of it: right, wrong or declined."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from hoidap.data.wordings import OTHER
+from hoidap.data.wordings import OTHER, lot
 from hoidap.evaluate.questions import Question
 from hoidap.ground.confidence import Confidence, Point, curve, fit, threshold
 from hoidap.ground.grounds import SIGNALS, UNTRAINED, Grounds, Said
@@ -18,6 +19,7 @@ Way = Literal["model", "checked", "verbatim", "lookup", "decline-all"]
 WAYS: tuple[Way, ...] = get_args(Way)
 Outcome = Literal["right", "wrong", "declined"]
 _LOOKUP_LEAST = 0.5  # similarity from which lookup answers, where there are too few questions to set it by
+_SEED = 11  # of the lots here
 _FEWEST_ROWS = 20  # that a confidence is fitted on
 
 
@@ -50,25 +52,37 @@ def judge(grounds: Grounds, number: int, got: str) -> Verdict:
 def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tuple[Confidence, int]:
     """Fit the confidence on the calibrating half; return it with its threshold, and by how many questions that is set.
 
-    Of too few questions it is none: the confidence is then what it was before the exam.
-
-    If customers ask as these questions do, the share of wrong answers expected of the next is at most ``most_wrong``.
+    If customers ask as these questions do, the share of wrong answers expected of the next is about ``most_wrong`` at most.
+    Of too few none is set: the confidence is then what it was before the exam, and nothing is promised. The questions that
+    set it are judged by a confidence that was fitted without their items, so that it has no advantage with them.
     """
     half = [a for a in asked if a.question.calibrates and not a.question.is_trained]
-    rows = [
-        (c.signals, _is_right(grounds, a.question, c.number))
-        for a in half
-        for c in grounds.candidates(a.question.text, a.said)[0]
-    ]
-    fitted = UNTRAINED
-    if len(rows) >= _FEWEST_ROWS and len({right for _, right in rows}) > 1:
-        fitted = fit(SIGNALS, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
     chosen = _calibrating(asked, most_wrong)
     if not _proves(len(chosen), most_wrong):
-        return UNTRAINED, 0
-    judged = _judged(grounds.with_confidence(fitted), chosen)
+        return UNTRAINED.with_threshold(UNTRAINED.threshold if most_wrong else math.inf), 0
+    judged: list[tuple[float, bool]] = []
+    for fold in (0, 1):
+        others = _fitted(grounds, [a for a in half if _fold(a) != fold])
+        judged += _judged(grounds.with_confidence(others), [a for a in chosen if _fold(a) == fold])
     least = threshold(curve([sure for sure, _ in judged], [right for _, right in judged]), most_wrong, len(judged))
-    return fitted.with_threshold(least), len(chosen)
+    return _fitted(grounds, half).with_threshold(least), len(chosen)
+
+
+def _fold(asked: Asked) -> int:
+    """Return in which of two parts a question is; all of an item's are in one."""
+    item = asked.question.item
+    return round(lot(_SEED, asked.question.text if item is None else str(item)))
+
+
+def _fitted(grounds: Grounds, asked: Sequence[Asked]) -> Confidence:
+    rows = [
+        (candidate.signals, _is_right(grounds, a.question, candidate.number))
+        for a in asked
+        for candidate in grounds.candidates(a.question.text, a.said)[0]
+    ]
+    if len(rows) < _FEWEST_ROWS or len({right for _, right in rows}) == 1:
+        return UNTRAINED
+    return fit(SIGNALS, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
 
 
 def _judged(grounds: Grounds, asked: Sequence[Asked]) -> list[tuple[float, bool]]:
@@ -85,20 +99,25 @@ def lookup_threshold(grounds: Grounds, asked: Sequence[Asked], most_wrong: float
     """Return the similarity from which lookup alone would answer, set by the same rule on the same questions."""
     chosen = _calibrating(asked, most_wrong)
     if not _proves(len(chosen), most_wrong):
-        return _LOOKUP_LEAST
+        return _LOOKUP_LEAST if most_wrong else math.inf
     nearest = [(a, grounds.questions.nearest(a.question.text, 1)) for a in chosen]
     pairs = [(n[0].similarity, _is_right(grounds, a.question, n[0].number)) if n else (0.0, False) for a, n in nearest]
     return threshold(curve([s for s, _ in pairs], [right for _, right in pairs]), most_wrong, len(pairs))
 
 
 def _calibrating(asked: Sequence[Asked], most_wrong: float) -> list[Asked]:
-    """Return the questions that thresholds are set by: real wordings; where they are too few, all ways not trained on.
+    """Return the questions that thresholds are set by: real wordings; where they are too few, any way not trained on.
 
-    A real wording counts once: without diacritics it is not another question.
+    One an item, by lot: an item not found in one wording is seldom found in another, so two are not twice the proof.
     """
     found = [a for a in asked if a.question.calibrates and not a.question.is_trained and a.question.item is not None]
-    real = [a for a in found if a.question.kind == OTHER]
-    return real if _proves(len(real), most_wrong) else found
+    real = _one_an_item([a for a in found if a.question.kind == OTHER])
+    return real if _proves(len(real), most_wrong) else _one_an_item(found)
+
+
+def _one_an_item(asked: Sequence[Asked]) -> list[Asked]:
+    by_lot = sorted(asked, key=lambda a: lot(_SEED, a.question.text), reverse=True)
+    return list({a.question.item: a for a in by_lot}.values())
 
 
 def _proves(n: int, most_wrong: float) -> bool:
@@ -112,7 +131,7 @@ def points(grounds: Grounds, asked: Sequence[Asked]) -> list[Point]:
     return curve([sure for sure, _ in judged], [right for _, right in judged])
 
 
-def outcome(grounds: Grounds, asked: Asked, way: Way, recite: Callable[[int], str], lookup_least: float) -> Outcome:
+def outcome(grounds: Grounds, asked: Asked, way: Way, recite: Callable[[int], Said], lookup_least: float) -> Outcome:
     """Return what a way of answering makes of a question.
 
     Args:

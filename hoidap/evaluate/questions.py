@@ -1,14 +1,13 @@
 """What a run is asked: its items in every way held out from training and some that were not, and questions out of scope."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from hoidap.data.items import Item
 from hoidap.data.wordings import AS_WRITTEN, OTHER, Split, lot
 from hoidap.prompt import Turn
-from hoidap.text import fold
+from hoidap.text import comparable, fold
 
 BARE = "other wording, no diacritics"
 NEAR, FAR = "near", "far"  # items held out whole; another domain
@@ -32,7 +31,7 @@ class Question:
 
 def questions(split: Split) -> list[Question]:
     """Return the questions of a run's exam, those as written first, item by item."""
-    found = [*_of_items(split), *_near(split.held_out), *_far()]
+    found = [*_of_items(split), *_near(split), *_far()]
     order = {kind: place for place, kind in enumerate(dict.fromkeys(question.kind for question in found))}
     found.sort(key=lambda question: (order[question.kind], not question.is_trained))
     kept: list[Question] = []
@@ -58,8 +57,11 @@ def _of_items(split: Split) -> Iterator[Question]:
             yield Question(BARE, fold(wording.text), wording.item, item.before, is_trained=False, calibrates=calibrates)
 
 
-def _near(held_out: Iterable[Item]) -> Iterator[Question]:
-    for item in held_out:
+def _near(split: Split) -> Iterator[Question]:
+    trained = {comparable(item.answer) for item in split.items}
+    for item in split.held_out:
+        if comparable(item.answer) in trained:
+            continue  # the bot knows it by another question
         for text in (item.question, *item.wordings):
             yield Question(NEAR, text, None, item.before, is_trained=False, calibrates=False)
 

@@ -13,12 +13,10 @@ from hoidap.evaluate.questions import FAR, NEAR, Question, questions
 from hoidap.evaluate.recall import score
 from hoidap.ground.confidence import Point
 from hoidap.ground.grounds import Grounds, Said
-from hoidap.infer.engine import Sampling
 
 FORMAT = 2
 MOST_WRONG = 0.05  # of in-scope questions, unless the owner says otherwise
 _MOST_POINTS = 200
-_SPARE_TOKENS = 16
 
 
 def evaluate(
@@ -66,18 +64,16 @@ def evaluate(
 
 
 def _ask(bot: Bot, grounds: Grounds, exam: Sequence[Question], advance: Callable[[], None]) -> list[Asked]:
-    # Who does not stop where every answer of the items has ended is wrong already.
-    sampling = Sampling(max_new_tokens=bot.longest_answer_tokens() + _SPARE_TOKENS)
-    answers = bot.answer_all([q.text for q in exam], sampling, advance, [q.before for q in exam])
+    answers = bot.answer_all([q.text for q in exam], bot.sampling(), advance, [q.before for q in exam])
+    said = [Said(a.text, a.confidence, a.finish_reason == "stop") for a in answers]
     return [
-        Asked(q, Said(a.text, a.confidence), None if q.item is None else judge(grounds, q.item, a.text))
-        for q, a in zip(exam, answers, strict=True)
+        Asked(q, s, None if q.item is None else judge(grounds, q.item, s.text)) for q, s in zip(exam, said, strict=True)
     ]
 
 
 def _outcomes(grounds: Grounds, asked: Sequence[Asked], lookup_least: float) -> dict[str, list[str]]:
     """Return by way of answering what it makes of each question."""
-    recited = {a.question.item: a.said.text for a in asked if a.question.kind == AS_WRITTEN}
+    recited = {a.question.item: a.said for a in asked if a.question.kind == AS_WRITTEN}
     return {way: [outcome(grounds, a, way, recited.__getitem__, lookup_least) for a in asked] for way in WAYS}
 
 

@@ -11,6 +11,7 @@ from hoidap.evaluate.judge import WAYS
 from hoidap.evaluate.recall import Compared, Score
 
 _MOST_MISSES = 20
+_TOO_FEW = "too few to set the threshold by: it is preset, and promises nothing"
 
 
 def show_report(report: dict[str, Any], console: Console) -> None:
@@ -33,11 +34,13 @@ def _rates(report: dict[str, Any]) -> Table:
     scope, far, near = report["in_scope"], report["out_of_scope"]["far"], report["out_of_scope"]["near"]
     table = Table("answered by", "right", "wrong", "declined", "far out of scope", "near out of scope")
     for way in WAYS:
-        shares = [f"{scope[way][what]:.1%}" for what in ("right", "wrong", "declined")]
+        shares = [f"{scope[way][what]:.1%}" if scope["count"] else "–" for what in ("right", "wrong", "declined")]
         answered = [f"{1 - found[way]['declined']:.1%}" if found else "not measured" for found in (far, near)]
         table.add_row(way, *shares, *answered)
     kinds = ", ".join(scope["kinds"])
-    table.caption = f"{scope['count']} questions in scope ({kinds}), never trained on; out of scope: the share answered"
+    set_by = f"threshold set by {report['set_by']} others" if report["set_by"] else _TOO_FEW
+    asked = f"{scope['count']} questions in scope ({kinds}), never trained on"
+    table.caption = f"{asked}; {set_by}; out of scope: the share answered"
     return table
 
 

@@ -26,12 +26,17 @@ from hoidap.variants.teencode import meanings, spell_out
 SIGNALS = ("nearness", "lead", "said", "said_surely")
 _NEAREST = 20  # texts taken from each index
 _CLOSE = 0.5  # share of words that an answer has in common with the item's that it is said to come from
-_SAME = 0.8  # and from which it is that answer, if its facts are the same
+_SAME = 0.85  # and from which it is that answer, if its facts are the same
 _MOST_WORDS = 2000  # compared of each answer
 _WORD = re.compile(r"\w+")
+_INDEXES = ("questions", "documents", "answers")
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
 UNTRAINED = Confidence(SIGNALS, (4.0, 4.0, 1.0, 2.0), -4.5, 0.5)
+
+
+# Words that turn an answer round: one has as many of them as the other, or they are two answers.
+_TURNING = re.compile(r"\b(?:không|chưa|chẳng|chả|đừng|hết|ngừng|ngưng|cấm|trừ|chỉ)\b")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Said:
 
     text: str
     likelihood: float
+    is_whole: bool = True  # False: cut off where the tokens allowed were used up
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Decision:
     text: str  # the answer, "" where the bot declines
     confidence: float  # in the item that is most likely asked for, whether or not its answer is given
     near: tuple[Near, ...]  # nearest first
+    is_corrected: bool = False  # the text is the owner's, in place of the item's answer
 
 
 @dataclass
@@ -75,6 +82,7 @@ class Grounds:
     items: Sequence[Item]
     questions: Index
     documents: Index  # an item's question, its trained wordings and its answer as one text
+    answers_index: Index
     answers: npt.NDArray[np.uint64]  # a hash of each item's answer, as compared: equal for equal answers
     own_words: frozenset[str]  # teencode that the items use as words: "ship" in a shop that writes so
     confidence: Confidence = UNTRAINED
@@ -86,12 +94,13 @@ class Grounds:
         questions = Index.build([item.question for item in items])
         own_words = meanings().keys() & {word for text in texts for word in _WORD.findall(fold(text))}
         answers = np.array([_hash(item.answer) for item in items], np.uint64)
-        return cls(items, questions, Index.build(texts), answers, frozenset(own_words))
+        answers_index = Index.build([item.answer for item in items])
+        return cls(items, questions, Index.build(texts), answers_index, answers, frozenset(own_words))
 
     def save(self, folder: Path) -> None:
         """Write all but the items into an existing folder."""
         np.save(folder / "answers.npy", self.answers)
-        for name, index in (("questions", self.questions), ("documents", self.documents)):
+        for name, index in zip(_INDEXES, (self.questions, self.documents, self.answers_index), strict=True):
             (folder / name).mkdir(exist_ok=True)
             index.save(folder / name)
         (folder / "own-words.txt").write_text("".join(f"{word}\n" for word in sorted(self.own_words)), encoding="utf-8")
@@ -105,8 +114,8 @@ class Grounds:
             RunError: a file is missing or damaged, or of other items.
 
         """
-        questions, documents = (Index.load(folder / name) for name in ("questions", "documents"))
-        if not len(questions) == len(documents) == len(items):
+        questions, documents, answers_index = (Index.load(folder / name) for name in _INDEXES)
+        if not len(questions) == len(documents) == len(answers_index) == len(items):
             msg = f"{folder} indexes {len(questions)} items, the run has {len(items)}; `hoidap evaluate` writes it again"
             raise RunError(msg)
         try:
@@ -119,7 +128,10 @@ class Grounds:
             msg = f"{folder / 'answers.npy'} is not of the run's {len(items)} items; `hoidap evaluate` writes it again"
             raise RunError(msg)
         confidence = Confidence.load(folder / "confidence.json")
-        return cls(items, questions, documents, answers, frozenset(own_words), confidence)
+        if confidence.names != SIGNALS:
+            msg = f"{folder / 'confidence.json'} is of the signals {', '.join(confidence.names)}, not {', '.join(SIGNALS)}"
+            raise RunError(f"{msg}; `hoidap evaluate` writes it again")
+        return cls(items, questions, documents, answers_index, answers, frozenset(own_words), confidence)
 
     def near(self, question: str) -> list[Near]:
         """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
@@ -138,6 +150,8 @@ class Grounds:
         if source is None or closeness < _SAME or not self.has_same_answer(source, number):
             return False
         answer = self.items[number].answer
+        if sorted(_TURNING.findall(comparable(text))) != sorted(_TURNING.findall(comparable(answer))):
+            return False
         return not missing_facts(text, answer) and not foreign_facts(text, answer)
 
     def source(self, answer: str) -> tuple[int | None, float]:
@@ -145,7 +159,8 @@ class Grounds:
         equal = np.flatnonzero(self.answers == _hash(answer))
         if len(equal):
             return int(equal[0]), 1.0
-        closeness = [(_common(answer, self.items[n.number].answer), n.number) for n in self.documents.nearest(answer, 5)]
+        near = self.answers_index.nearest(answer, 5)
+        closeness = [(_common(answer, self.items[found.number].answer), found.number) for found in near]
         best, number = max(closeness, default=(0.0, None))
         return (number, best) if best >= _CLOSE else (None, best)
 
@@ -171,26 +186,35 @@ class Grounds:
         best, number = max(sure, key=lambda pair: pair[0], default=(0.0, None))
         return number, best, near
 
-    def decide(self, question: str, said: Said, recite: Callable[[int], str] | None) -> Decision:
+    def decide(
+        self,
+        question: str,
+        said: Said,
+        recite: Callable[[int], Said] | None,
+        correction: Callable[[int], str | None] = lambda _number: None,
+    ) -> Decision:
         """Return what to answer.
 
         Args:
             question: as asked.
             said: the model's answer to it.
             recite: asks the model an item's question as it was taught; None to give the item's answer word for word.
+            correction: returns the owner's answer for an item, if there is one; it needs no model to confirm it.
 
         """
         number, confidence, near = self.recognise(question, said)
         declined = Decision(None, "", confidence, tuple(near))
         if number is None or confidence < self.confidence.threshold:
             return declined
+        if (corrected := correction(number)) is not None:
+            return replace(declined, number=number, text=corrected, is_corrected=True)
         if recite is None:
             return replace(declined, number=number, text=self.items[number].answer)
         # Where the model answers something else, it is asked as it was taught: what it says then is given, not the item.
-        for text in (said.text, None):
-            told = recite(number) if text is None else text
-            if self.is_answer(number, told):
-                return replace(declined, number=number, text=told)
+        for first in (said, None):
+            told = first or recite(number)
+            if told.is_whole and self.is_answer(number, told.text):
+                return replace(declined, number=number, text=told.text)
         return declined
 
     def has_same_answer(self, one: int, other: int) -> bool:

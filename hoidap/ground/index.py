@@ -25,7 +25,7 @@ from hoidap.text import fold
 _FILE = "index.safetensors"
 _FORMAT = "hoidap index 1"
 _KINDS = ("by_text", "by_gram")
-_MOST_CHARACTERS = 300  # of a text, folded; what is behind them is not looked at
+_MOST_CHARACTERS = 1000  # of a text, folded; what is behind them is not looked at
 _NO_LETTER = re.compile(r"[\W_]+")
 _FLOOR = 0.5  # of an n-gram's rarity: one that is in every text says little, but not nothing
 _LEVELS = (1 + np.log(np.arange(1, 257))).astype(np.float32)  # by count - 1
