@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hoidap.check.characters import converted, flaws
+from hoidap.check.characters import converted, flaws, without_html
 from hoidap.check.personal import find_personal, hidden, mask
 from hoidap.check.tones import restyle, styled
 from hoidap.data.items import Item
@@ -102,6 +102,7 @@ def mended(text, role="answer", encoding=""):
         ("A &amp; B &lt; C", "html", "A & B < C"),
         ("Gi&aacute; 5&#8363;", "html", "Giá 5₫"),
         ('Xem <a href="https://tiem.example/x">tại đây</a> nha', "html", "Xem tại đây (https://tiem.example/x) nha"),
+        ('<a href="https://tiem.example/x"><b>bảng giá</b></a>', "html", "bảng giá (https://tiem.example/x)"),
         ("<a href='https://tiem.example'>tiem.example</a>", "html", "tiem.example (https://tiem.example)"),
         ("a\u200bb\u2060c\ufeff", "invisible", "abc"),
         ("5\u00a0kg\u202fgạo", "invisible", "5 kg gạo"),
@@ -370,3 +371,11 @@ def test_hostile_text_does_not_hold_anything_up(piece):
 
 def test_what_the_reader_refuses_as_too_long_is_left_alone():
     assert flaws("Ð" * 32_769, "answer") == ([], "Ð" * 32_769)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Nếu số lượng <b hoặc đơn hàng lớn> 5 thì giảm", "Nếu a <b don hang lon> 5", "Dạ viết &lt;b&gt;chữ&lt;/b&gt; nha"],
+)
+def test_what_only_looks_like_a_tag_is_kept(text):
+    assert without_html(text, "answer") == text

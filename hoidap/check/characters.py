@@ -51,11 +51,17 @@ _LOST = re.compile("á[»º]|[ÄÆ]|Ã(?![a-zA-Z])")
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|"
     r"label|li|link|meta|ol|option|p|pre|s|script|select|small|span|strike|strong|style|sub|sup|table|tbody|td|tfoot|th|"
-    r"thead|title|tr|u|ul|video)(?:\s[^<>]{0,2000})?\s?/?>",
+    r"thead|title|tr|u|ul|video)"
+    # An attribute has a value, or is one of a few: "<b hoặc đơn hàng lớn>" is text.
+    r"(?:\s{1,4}(?:[a-z][a-z0-9:-]{0,40}\s?=\s?(?:\"[^\"<>]{0,2000}\"|'[^'<>]{0,2000}'|[^\s\"'<>]{1,2000})"
+    r"|hidden|checked|disabled|selected|nowrap|noshade|controls|async|defer)){0,20}\s?/?>",
     re.IGNORECASE,
 )
-_LINK = re.compile(r"<a\s[^<>]{0,500}?href=[\"']?([^\"'<>\s]{1,1000})[^<>]{0,500}>([^<>]{0,500})</a>", re.IGNORECASE)
-_LINE_END = re.compile(r"\s*(?:<br\s?/?>|</(?:p|div|li|tr|h[1-6])>)\s*", re.IGNORECASE)
+_LINK = re.compile(
+    r"<a\s[^<>]{0,500}?href=[\"']?([^\"'<>\s]{1,1000})[^<>]{0,500}>((?:[^<]|<(?!/?a\b)[^<>]{0,300}>){0,500}?)</a>",
+    re.IGNORECASE,
+)
+_LINE_END = re.compile(r"\s{0,100}(?:<br\s?/?>|</(?:p|div|li|tr|h[1-6])>)\s{0,100}", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,24});")
 _MOST_TURNS = 4  # "&amp;amp;nbsp;" takes three
 _MOST_CHARACTERS = 32_768  # the reader refuses a cell that has more
@@ -161,7 +167,10 @@ def without_html(text: str, role: Role) -> str:
         last = text
         text = _LINK.sub(lambda match: match[2] if match[1] in match[2] else f"{match[2]} ({match[1]})", text)
         text = _LINE_END.sub("\n" if role == "answer" else " ", text)
-        text = _ENTITY.sub(_character, _TAG.sub("", text))
+        text = _TAG.sub("", text)
+        decoded = _ENTITY.sub(_character, text)
+        # "&lt;b&gt;" is somebody's text about a tag: it is not turned into one, which would then be taken out.
+        text = _ENTITY.sub(_character_but_brackets, text) if _TAG.search(decoded) else decoded
         if text == last:
             break
     return text if text == before else text.strip()
@@ -230,6 +239,10 @@ def _character(match: re.Match[str]) -> str:
     text = html.unescape(entity)
     usable = all(c in "\t\n" or unicodedata.category(c) not in {"Cc", "Cs", "Cn", "Co"} for c in text)
     return text if usable and text != "\ufffd" else entity
+
+
+def _character_but_brackets(match: re.Match[str]) -> str:
+    return match.group() if (character := _character(match)) in ("<", ">") else character
 
 
 def _true_d(match: re.Match[str]) -> str:
