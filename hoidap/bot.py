@@ -118,7 +118,14 @@ class Bot:
         return Sampling(max_new_tokens=longest + _SPARE_TOKENS)
 
     def correct(self, question: str, answer: str) -> None:
-        """Give an item another answer, from now on and before any training; ``question`` is the item's, as written."""
+        """Give an item another answer, from now on and before any training; ``Run.correct`` keeps it for later bots.
+
+        Raises:
+            RequestError: no item has just this question.
+        """
+        if all(item.question != question for item in self.items):
+            msg = f"no item has the question {question!r}; give an item's own, as in Answer.source.question"
+            raise RequestError(msg)
         self._corrections[question] = answer
 
     def _possible(self, mode: Mode) -> Mode:

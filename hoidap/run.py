@@ -191,11 +191,6 @@ class Run(RunFolder):
             raise RunError(msg)
         return folder
 
-    @property
-    def has_index(self) -> bool:
-        """Whether there is an index of the items, and the items."""
-        return (self.folder / "index").is_dir() and (self.folder / "data").is_dir()
-
     def save_grounds(self, grounds: Grounds) -> None:
         """Write ``index/``, in place of an earlier one."""
         with self.replacing(self.folder / "index") as new:

@@ -206,3 +206,8 @@ def test_a_cut_line_of_the_metrics_costs_nothing(run):
 def test_the_questions_of_a_file_are_no_gaps(run):
     load(run.folder, device="cpu", keeps_gaps=False).answer("Ai viết Truyện Kiều?")
     assert gaps(run) == []
+
+
+def test_a_running_bot_takes_no_correction_of_an_item_it_has_not(run):
+    with pytest.raises(RequestError, match=r"no item has the question 'x'; give an item's own"):
+        load(run.folder, device="cpu").correct("x", "y")

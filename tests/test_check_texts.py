@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from hoidap.check.characters import converted, flaws, without_html
 from hoidap.check.personal import find_personal, hidden, mask
-from hoidap.check.tones import restyle, styled
 from hoidap.data.items import Item
 from hoidap.data.legacy import looks_old
 from hoidap.data.read import read_items
 from hoidap.errors import DataError
 from hoidap.text import comparable, nfc
+from hoidap.tones import restyle, styled
 
 PIECES = st.sampled_from(
     [

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "hoidap"
 # From what knows least to what knows most; modules of one line do not import each other.
 LAYERS = (
     ("errors",),
+    ("tones",),
     ("text",),
     ("language", "page"),
     ("notation",),

@@ -200,7 +200,7 @@ def test_ways_of_asking_stand_under_their_item_with_a_hint(mixed):
         ({"nearest": 1}, f"Bot thấy gần mục “Tiệm bán {GOODS[1]} giá bao nhiêu?” hơn, nhưng chưa chắc. Thêm cách hỏi này"),
         ({"ways": {"checked": "declined", "verbatim": "right"}}, "Bot nhận ra đúng mục nhưng chưa nói được câu trả lời"),
         (
-            {"nearest": 1, "ways": {"checked": "wrong", "verbatim": "wrong"}},
+            {"nearest": 1, "recognised": 1, "ways": {"checked": "wrong", "verbatim": "wrong"}},
             f"Hai mục này dễ lẫn nhau: mục trên / “Tiệm bán {GOODS[1]} giá bao nhiêu?”.",
         ),
     ],

@@ -20,13 +20,13 @@ from hoidap.check.questions import has_letters, several
 from hoidap.check.refusal import told
 from hoidap.check.sameness import Placed, clashing_wordings, same_questions, same_without_marks
 from hoidap.check.texts import texts_of
-from hoidap.check.tones import Style, restyle, styled
 from hoidap.data.items import Item
 from hoidap.data.legacy import NAMES
 from hoidap.data.read import Contents, read_contents
 from hoidap.errors import DataError
 from hoidap.language import Both
 from hoidap.progress import bar
+from hoidap.tones import Style, restyle, styled
 
 _PARTS = {"read": 20, "characters": 25, "items": 5, "pairs": 40, "length": 10}  # of the time, roughly
 _FINE = 100  # steps of a hundredth, for the bar

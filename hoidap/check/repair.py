@@ -11,11 +11,11 @@ from hoidap.check.document import Document, open_document, written_as
 from hoidap.check.examination import majority
 from hoidap.check.kinds import KINDS, ROLES
 from hoidap.check.texts import changed, texts_of
-from hoidap.check.tones import Style, restyle, styled
 from hoidap.data.legacy import OldText
 from hoidap.errors import RecipeError
 from hoidap.language import Both, Language
 from hoidap.text import nfc
+from hoidap.tones import Style, restyle, styled
 
 _HEADER = (
     Both("dòng", "line"),

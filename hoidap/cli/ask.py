@@ -1,4 +1,4 @@
-"""The commands that ask a run: evaluate, chat, demo."""
+"""The commands that ask a run, or tell it: evaluate, correct, chat, demo."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def evaluate(
     mode: Mode = None,
     most_wrong: Annotated[
         float,
-        typer.Option(help="Share of in-scope questions that may be answered wrongly; sets when the bot declines.", min=0),
+        typer.Option(help="Share of questions in scope that may be answered wrongly.", min=0, max=1),
     ] = 0.05,
     base: BaseFolder = None,
     device: Device = None,

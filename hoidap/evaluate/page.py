@@ -157,7 +157,7 @@ class Items:
         """Return an item's question, shortened."""
         return None if number is None else short(self.rows[number]["question"])
 
-    def other(self, row: Row, key: Literal["nearest", "source"]) -> int | None:
+    def other(self, row: Row, key: Literal["nearest", "source", "recognised"]) -> int | None:
         """Return the item that a question in scope is near to, or whose answer the model gave, if that is wrong."""
         number: int | None = row[key]
         return None if number is None or self.answers[number] == self.answers[row["item"]] else number
@@ -317,9 +317,8 @@ def _groups(failed: Sequence[Row], items: Items) -> Iterator[Group]:
 
 def _failed(row: Row, items: Items) -> Failed:
     outcome = row["ways"]["checked"]
-    other = items.other(row, "nearest")
-    if other is None and outcome == "wrong":
-        other = items.other(row, "source")
+    # What was answered is the recognised item's; of a question that was declined, the nearest tells most.
+    other = items.other(row, "recognised" if outcome == "wrong" else "nearest")
     if row["ways"]["verbatim"] == "right":
         hint = "not learned"  # recognised, but the model does not say the item's answer
     elif row["trained"]:

@@ -5,15 +5,17 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Literal
 
-from hoidap.text import nfc
-
 Style = Literal["older", "newer"]
 
 _TONES = "\u0300\u0301\u0303\u0309\u0323"  # huyền, sắc, ngã, hỏi, nặng
 
 
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 def _toned(letter: str) -> str:
-    return "".join(nfc(x + tone) for x in (letter, letter.upper()) for tone in _TONES)
+    return "".join(_composed(x + tone) for x in (letter, letter.upper()) for tone in _TONES)
 
 
 # The pair ends its word: in "hoàn" and "huỳnh" the mark has one place.
@@ -56,5 +58,5 @@ def _moved(pair: str) -> str:
     """Return two vowels with the tone mark moved from one to the other."""
     first, second = (unicodedata.normalize("NFD", letter) for letter in pair)
     if len(first) > 1:
-        return first[0] + nfc(second + first[1])
-    return nfc(first + second[1]) + second[0]
+        return first[0] + _composed(second + first[1])
+    return _composed(first + second[1]) + second[0]
