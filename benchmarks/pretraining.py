@@ -46,13 +46,14 @@ def matrix_rate() -> float:
 
 def start(run: str, options: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
     """Begin one run in a process of its own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     shape, decay, *epochs = run.split(":")
     width, layers = shape.split("x")
     given = ["--width", width, "--layers", layers, "--weight-decay", decay, "--held-out", str(options.held_out)]
     given += ["--epochs", epochs[0] if epochs else str(options.epochs), "--out", str(folder), "--save-every", "1000000"]
     given += ["--pairs", str(options.pairs)] if options.pairs else []
     given += ["--max-tokens", str(options.max_tokens), "--batch-tokens", str(options.batch_tokens), "--lr", str(options.lr)]
-    with folder.with_suffix(".log").open("wb") as log:
+    with folder.with_name(f"{folder.name}.log").open("wb") as log:
         command = [sys.executable, "-c", COMMAND, "pretrain", *map(str, options.texts), *given]
         return subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
 
@@ -87,16 +88,17 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=32_768)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--keep", type=Path, help="a folder to leave the models and their metrics in")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rate = matrix_rate()
     with tempfile.TemporaryDirectory() as parent:
-        folders = {run: Path(parent) / run.replace(":", "-") for run in options.runs}
+        folders = {run: Path(options.keep or parent) / run.replace(":", "-") for run in options.runs}
         processes = {run: start(run, options, folder) for run, folder in folders.items()}
         rows = []
         for run, process in processes.items():
             if process.wait():
-                print(f"{run} failed:\n{folders[run].with_suffix('.log').read_text(encoding='utf-8')[-2000:]}", flush=True)
+                print(f"{run} failed:\n{folders[run].with_name(f'{folders[run].name}.log').read_text(encoding='utf-8')[-2000:]}", flush=True)
                 continue
             rows.append(row_of(run, folders[run], rate))
             print(json.dumps(rows[-1]), flush=True)

@@ -15,7 +15,7 @@ LFS = (".safetensors", ".bin")
 Files = dict[str, bytes]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """What was asked and how much of a body went out."""
 
@@ -25,7 +25,7 @@ class Request:
     range: str | None
     authorization: str | None
     host: str
-    sent_bytes: int
+    sent_bytes: int = 0  # so far
 
 
 @dataclass
@@ -185,6 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, body: bytes, headers: dict[str, str], name: str, status: int = 200, start: int = 0) -> None:
         hub = self.fake
+        # Kept before it is answered: the next request may come before this thread is done with this one.
+        request = Request(self.command, self.path, name, self.headers["Range"], self.headers["Authorization"], self._host())
+        hub._requests.append(request)
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -198,12 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name and hub.cut_bytes is not None and len(body) > hub.cut_bytes and hub.cuts:
             hub.cuts -= 1
             body = body[: hub.cut_bytes]
-        sent = 0
         try:
             for at in range(0, len(body), 2**14):
-                sent += self.wfile.write(body[at : at + 2**14])
+                request.sent_bytes += self.wfile.write(body[at : at + 2**14])
                 time.sleep(hub.chunk_pause_s)
         except ConnectionError:
             pass  # the one who asked has gone
-        asked = (self.headers["Range"], self.headers["Authorization"], self._host())
-        hub._requests.append(Request(self.command, self.path, name, *asked, sent))
