@@ -98,7 +98,8 @@ def main() -> None:
         rows = []
         for run, process in processes.items():
             if process.wait():
-                print(f"{run} failed:\n{folders[run].with_name(f'{folders[run].name}.log').read_text(encoding='utf-8')[-2000:]}", flush=True)
+                log = folders[run].with_name(f"{folders[run].name}.log")
+                print(f"{run} failed:\n{log.read_text(encoding='utf-8')[-2000:]}", flush=True)
                 continue
             rows.append(row_of(run, folders[run], rate))
             print(json.dumps(rows[-1]), flush=True)

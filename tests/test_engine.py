@@ -13,6 +13,7 @@ from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.sample import choose, distribution
 from hoidap.infer.stop import StopText
 from hoidap.infer.torch_engine import TorchEngine
+from hoidap.model.adapter import new_adapter
 from hoidap.model.cache import cache_bytes_a_token
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.mpt import MPT
@@ -272,3 +273,32 @@ def test_the_cache_keeps_to_its_memory_and_requests_wait_their_turn(model, token
     engine = TorchEngine(model, tokenizer, context_tokens=64, cache_bytes=1)
     engine.submit(Request((1,), Sampling(max_new_tokens=1)))
     assert len(engine.step()) == 1, "one at least"
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_a_small_model_answers_decoded_as_it_does_in_codes(quantize, has_adapter, tokenizer, monkeypatch):
+    tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
+    model = assemble(CONFIG, tensors, quantize=quantize, device=CPU, dtype=torch.float32)
+    adapter = new_adapter(CONFIG, 4, 8.0, CPU, torch.Generator().manual_seed(1)) if has_adapter else None
+    for delta in adapter.deltas.values() if adapter else ():
+        delta.B.data.normal_(generator=torch.Generator().manual_seed(2))
+
+    def answers():
+        engine = TorchEngine(model, tokenizer, adapter, context_tokens=64)
+        for prompt in prompts(tokenizer, 3):
+            engine.submit(Request(prompt, Sampling(max_new_tokens=12)))
+        return run_all(engine)
+
+    light = answers()
+    monkeypatch.setattr(MPT, "is_cheap_decoded", False)
+    assert light == answers()
+
+
+def test_a_decoded_model_computes_what_its_codes_compute_to_the_bit():
+    tensors = random_tensors(CONFIG, CPU, torch.float32, 3)
+    model = assemble(CONFIG, tensors, quantize="nf4", device=CPU, dtype=torch.float32)
+    tokens = torch.arange(5, 40)[None]
+    decoded = model.decoded()
+    assert all(isinstance(weight, torch.Tensor) for weight in decoded.weights.values())
+    assert torch.equal(decoded.forward(tokens), model.forward(tokens))

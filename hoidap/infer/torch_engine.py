@@ -56,6 +56,7 @@ class TorchEngine:
         self.model = model
         self._tokenizer = tokenizer
         self.adapter = adapter
+        self._network, self._delta = _light(model, adapter)
         self.context_tokens = min(context_tokens, model.config.max_seq_len)
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
@@ -125,9 +126,9 @@ class TorchEngine:
             starts.append(starts[-1] + len(tokens))
         stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self.model.device)
         rows = self._cache.rows([r.row for r in running])
-        hidden = self.model.hidden(stream, starts, rows, self.adapter)
+        hidden = self._network.hidden(stream, starts, rows, self._delta)
         last = torch.tensor([end - 1 for end in starts[1:]], device=self.model.device)
-        logits = self.model.logits(hidden[last])  # [D, V]
+        logits = self._network.logits(hidden[last])  # [D, V]
         tokens, nats = choose(logits, [r.request.sampling for r in running], [r.generator for r in running])
         return [self._take(r, token, nat) for r, token, nat in zip(running, tokens, nats, strict=True)]
 
@@ -157,6 +158,16 @@ class TorchEngine:
         del self._running[running.id]
         self._cache.lengths[running.row] = 0
         self._free.append(running.row)
+
+
+def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
+    """Return what answers fastest: a small model on the CPU decoded, its adapter merged in, where float32 loses nothing."""
+    if not model.is_cheap_decoded:
+        return model, adapter
+    decoded = model.decoded()
+    if adapter and decoded.dtype == torch.float32 and not decoded.is_quantized:
+        return decoded.merge(adapter), None
+    return decoded, adapter
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -19,6 +19,7 @@ from torch.nn.functional import embedding, gelu, layer_norm
 from torch.utils.checkpoint import checkpoint
 
 from hoidap.kernels import attention
+from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.model.cache import CacheRows
 from hoidap.model.config import MPTConfig
 from hoidap.model.linear import Weight, dequantized, linear
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of each block, in order
 _EPSILON = 1e-5  # of every layer norm
+_DECODED_BYTES = 2**29  # of matrices held decoded on the CPU
 
 
 class MPT:
@@ -149,6 +151,27 @@ class MPT:
         for weight in self.weights.values():
             assert isinstance(weight, torch.Tensor)  # noqa: S101 - a model of quantised weights has an adapter to train
             weight.requires_grad_()
+
+    def decoded(self) -> "MPT":
+        """Return a model that holds the matrices that were in four bits: faster, and larger.
+
+        Its products are the same. Those of int8 are not decoded: they round the activations too.
+        """
+        held = {name: weight for name, weight in self.weights.items() if isinstance(weight, FourBitWeight)}
+        weights = {**self.weights, **{name: dequantized(weight, self.dtype) for name, weight in held.items()}}
+        model = MPT(self.config, weights, self.dtype)
+        model.recompute, model.merged = self.recompute, self.merged
+        return model
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether matrices are held in codes."""
+        return not all(isinstance(weight, torch.Tensor) for weight in self.weights.values())
+
+    @property
+    def is_cheap_decoded(self) -> bool:
+        """Whether to decode once: on a CPU decoding for each product is half the time of a small model's step."""
+        return self.device.type == "cpu" and self.n_parameters * self.dtype.itemsize <= _DECODED_BYTES
 
     def merge(self, adapter: "Adapter") -> "MPT":
         """Return a model with the adapter's update added to its weights: dequantised, added in float32, rounded once.

@@ -257,6 +257,8 @@ def load_for_training(
         model = base.load(
             quantize=recipe.quantize, double_quant=recipe.double_quant, device=device, dtype=dtype, seed=seed, watch=watch
         )
+        if model.is_cheap_decoded:
+            model = model.decoded()
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
     model = base.load(quantize="none", device=device, dtype=torch.float32, seed=seed, watch=watch)
