@@ -25,7 +25,7 @@ from typing import Any
 import environment
 from rich.console import Console
 
-from hoidap.base import SCRATCH, find_base
+from hoidap.base import MINI, find_base
 from hoidap.check.examination import examine
 from hoidap.check.page import page
 from hoidap.text import fold
@@ -156,7 +156,7 @@ def write(path: Path, rows: list[Row]) -> None:
 
 def check(path: Path, faults: Faults) -> dict[str, Any]:
     """Check a file; return seconds, peak memory, and how many planted faults of each kind are not found."""
-    base = find_base(SCRATCH)
+    base = find_base(MINI)
     started, cpu_started = time.perf_counter(), time.process_time()
     report = examine(path, base, Console(quiet=True))
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started

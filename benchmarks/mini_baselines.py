@@ -24,7 +24,7 @@ from typing import Any
 import environment
 import numpy as np
 
-from hoidap.base import SHIPPED
+from hoidap.base import MINI_FOLDER
 from hoidap.data.corpus import read_articles
 from hoidap.tokenizer import Tokenizer
 
@@ -180,7 +180,7 @@ def row(key: str, bits: float, size: int, note: str, error: float | None = None,
 
 
 def measure_5_gram(train: Path, held_out: list[Path]) -> list[dict[str, Any]]:
-    tokenizer = Tokenizer.from_file(SHIPPED / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(MINI_FOLDER / "tokenizer.json")
     started = time.perf_counter()
     ids = tokens(train, tokenizer)
     tokenised_s = time.perf_counter() - started

@@ -18,7 +18,7 @@ import environment
 import torch
 from shapes import SHAPES, memory_gib
 
-from hoidap.base import Base, find_base
+from hoidap.base import MINI, MINI_FOLDER, Base, find_base
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
 from hoidap.model.adapter import save_adapter
@@ -110,7 +110,7 @@ def main() -> None:
         device = torch.device("cuda")
         before = memory_gib()  # other processes', not ours
         torch.cuda.set_per_process_memory_fraction(MOST_BYTES / torch.cuda.get_device_properties(0).total_memory)
-        base: Base = RandomBase("random weights", None, SHAPES[options.base], find_base("scratch").tokenizer_file)
+        base: Base = RandomBase("random weights", MINI_FOLDER, SHAPES[options.base], find_base(MINI).tokenizer_file)
     else:
         device, base = torch.device("cpu"), find_base(options.base)
     result = run(base, recipe, device, options.poems)

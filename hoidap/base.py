@@ -1,17 +1,16 @@
-"""Which base a name means: a model folder, a model of the hub, or "scratch", random weights with the shipped tokenizer."""
+"""Which base a name means: a model folder, a model of the hub, or "mini", the small one that comes with the package."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from hoidap.errors import CheckpointError
 from hoidap.hub import fetch, parse_hub_id
-from hoidap.model.checkpoint import Watch, assemble, load_checkpoint, random_tensors, unwatched, weight_files
+from hoidap.model.checkpoint import Watch, load_checkpoint, unwatched, weight_files
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.mpt import MPT
 from hoidap.prompt import PHOGPT_4B_CHAT, PHOGPT_7B5_INSTRUCT, Template
@@ -19,12 +18,10 @@ from hoidap.recipe import Quantize
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 
-SCRATCH = "scratch"
-# PhoGPT's layout in small: heads of 64, biases, ALiBi. It knows no word before it is trained on all its weights.
-_SCRATCH_CONFIG = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=1024)
 _HASHED_BYTES = 64 * 2**20
 _VOCABULARY_7B5 = 250_880  # BLOOM's, padded; PhoGPT-4B has 20,480
-SHIPPED = Path(__file__).parent / "assets" / "mini"  # what comes with the package: today a tokenizer alone
+MINI = "mini"
+MINI_FOLDER = Path(__file__).parent / "assets" / "mini"
 
 
 @dataclass(frozen=True)
@@ -39,15 +36,10 @@ class FilePrint:
 class Base:
     """A base model: where it is and what it is."""
 
-    name: str  # "scratch", the folder's absolute path, or owner/name@commit
-    folder: Path | None  # None: scratch
+    name: str  # "mini", the folder's absolute path, or owner/name@commit
+    folder: Path
     config: MPTConfig
     tokenizer_file: Path
-
-    @property
-    def is_scratch(self) -> bool:
-        """Whether the weights are drawn at random."""
-        return self.folder is None
 
     @property
     def template(self) -> Template:
@@ -70,21 +62,15 @@ class Base:
         double_quant: bool = True,
         device: torch.device,
         dtype: torch.dtype,
-        seed: int = 0,
         watch: Watch = unwatched,
     ) -> MPT:
-        """Load the weights as ``load_checkpoint`` does; ``seed`` draws those of scratch."""
-        kind: dict[str, Any] = {"quantize": quantize, "double_quant": double_quant, "device": device, "dtype": dtype}
-        if self.folder is None:
-            # Drawn on the CPU, so that a seed gives the same weights everywhere.
-            tensors = random_tensors(self.config, torch.device("cpu"), torch.float32, seed)
-            return assemble(self.config, tensors, **kind, watch=watch)
-        return load_checkpoint(self.folder, **kind, watch=watch)
+        """Load the weights as ``load_checkpoint`` does."""
+        return load_checkpoint(
+            self.folder, quantize=quantize, double_quant=double_quant, device=device, dtype=dtype, watch=watch
+        )
 
     def files(self) -> list[Path]:
         """Return the files that make the base."""
-        if self.folder is None:
-            return [self.tokenizer_file]
         return [self.tokenizer_file, self.folder / "config.json", *weight_files(self.folder)]
 
     def prints(self, advance: Callable[[int], None] = lambda _n_bytes: None) -> dict[str, FilePrint]:
@@ -107,27 +93,27 @@ class Base:
 
 
 def find_base(name: str, *, download: bool = False, console: Console | None = None) -> Base:
-    """Return the base that ``name`` means; a folder of that name comes before a model of the hub.
+    """Return the base that ``name`` means; a folder of that name comes before a model of the hub, "mini" before a folder.
 
     Args:
-        name: a model folder, "scratch", or a model of the hub as owner/name or owner/name@revision.
+        name: "mini", a model folder, or a model of the hub as owner/name or owner/name@revision.
         download: whether a gigabyte or more may be downloaded from the hub.
         console: where the progress of a download is shown; by default nowhere.
 
     Raises:
         CheckpointError: no such folder; or the hub, the network or the disk does not give the model.
     """
-    if name == SCRATCH:
-        return Base(SCRATCH, None, _SCRATCH_CONFIG, SHIPPED / "tokenizer.json")
     folder = Path(name)
-    if folder.is_dir():
+    if name == MINI:
+        folder = MINI_FOLDER
+    elif folder.is_dir():
         folder = folder.resolve()
         name = str(folder)
     elif hub_id := parse_hub_id(name):
         pinned = fetch(hub_id, download=download, console=console or Console(quiet=True))
         name, folder = str(pinned), pinned.folder
     else:
-        advice = f"it takes a model folder, a model of the hub as owner/name or owner/name@revision, or {SCRATCH!r}"
+        advice = f"it takes {MINI!r}, a model folder, or a model of the hub as owner/name or owner/name@revision"
         msg = f"--model is {name!r}, and there is no such folder; {advice}"
         raise CheckpointError(msg)
     return Base(name, folder, read_config(folder / "config.json"), folder / "tokenizer.json")
@@ -159,7 +145,7 @@ def load_model(
     """Load a base model to compute with: ``.forward(input_ids[B, T], attention_mask=None)`` → float32 logits [B, T, V].
 
     Args:
-        name: a model folder as VinAI ships it, a model of the hub as owner/name or owner/name@revision, or "scratch".
+        name: "mini", a model folder as VinAI ships it, or a model of the hub as owner/name or owner/name@revision.
         quantize: "nf4" and "fp4" hold the linear layers in four bits, "int8" in eight, "none" in ``dtype``.
         double_quant: whether the scales of the 4-bit kinds are in eight bits too.
         device: "cpu", "cuda"; by default a GPU if there is one.

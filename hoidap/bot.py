@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -23,6 +24,7 @@ from hoidap.data.items import Item
 from hoidap.errors import HoidapError, RequestError, RunError
 from hoidap.ground.grounds import Grounds, Said
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
+from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, load_adapter
 from hoidap.model.mpt import MPT
@@ -311,7 +313,8 @@ def load(
     except HoidapError:  # what is gone, damaged or of other items
         if chosen != "model":
             raise
-    engine, tokenizer = load_engine(opened, base=base, device=device, dtype=dtype, download=download, console=console)
+    where: dict[str, Any] = {"base": base, "device": device, "dtype": dtype, "download": download, "console": console}
+    engine, tokenizer = load_engine(opened, items=items, **where)
     return Bot(
         engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact,
         corrections=opened.corrections() if grounds else {}, on_gap=opened.log_gap if keeps_gaps else _keep_no_gap,
@@ -326,15 +329,16 @@ def load_engine(
     dtype: str | None = None,
     download: bool = False,
     console: Console | None = None,
+    items: Sequence[Item] = (),
 ) -> tuple[TorchEngine, Tokenizer]:
-    """Load what writes a run's answers; arguments and errors are those of ``load``."""
+    """Load what writes a run's answers, those of ``items`` faster; other arguments and errors are those of ``load``."""
     where, shown = pick_device(device), console or Console(quiet=True)
     is_adapter = run.recipe.method == "lora"
     name = (base or run.base_name) if is_adapter else str(run.weights_folder())
     found = find_base(name, download=download, console=shown)
     model, adapter = _load_weights(run, found, where, pick_dtype(where, dtype), shown)
     tokenizer = Tokenizer.from_file(run.tokenizer_file)
-    return TorchEngine(model, tokenizer, adapter), tokenizer
+    return TorchEngine(model, tokenizer, adapter, recital=Recital.of_items(items, tokenizer, run.template)), tokenizer
 
 
 def _load_weights(
@@ -350,6 +354,6 @@ def _load_weights(
     with bar(console, "loading", len(found.config.shapes())) as advance:
         model = found.load(
             quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,
-            device=device, dtype=dtype, seed=run.recipe.schedule.seed, watch=lambda *_: advance(1),
+            device=device, dtype=dtype, watch=lambda *_: advance(1),
         )  # fmt: skip
     return model, load_adapter(folder, model.config, device) if is_adapter else None

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from hoidap.base import Base
-from hoidap.errors import CheckpointError, HoidapError
+from hoidap.errors import HoidapError
 from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.checkpoint import LazyWeights, headers, weight_files
@@ -79,9 +79,6 @@ class _Probe:
 
 def verify(base: Base, device: torch.device, console: Console) -> Iterator[Finding]:
     """Examine a base, and yield what is found as it is found; it ends early where going on makes no sense."""
-    if base.folder is None:
-        msg = f"{base.name} has no files to verify; give a model folder or a hub id"
-        raise CheckpointError(msg)
     yield from _files(base, console)
     try:
         yield _tensors(base)
@@ -115,7 +112,6 @@ def _files(base: Base, console: Console) -> Iterator[Finding]:
 
 def _tensors(base: Base) -> Finding:
     """Count what the headers of the files promise; raises CheckpointError where that does not fit the configuration."""
-    assert base.folder is not None  # noqa: S101 - verify has seen to it
     LazyWeights(base.folder, quantize="none", device=torch.device("cpu"), dtype=torch.float32)
     config = base.config
     kinds = Counter(dtype for file in weight_files(base.folder) for _, _, dtype in headers(file))
@@ -136,7 +132,6 @@ def _specials(tokenizer: Tokenizer) -> Finding:
 
 def _template(base: Base) -> Finding:
     """Compare the template that is used with the checkpoint's own, where it ships one; that one is never run."""
-    assert base.folder is not None  # noqa: S101 - verify has seen to it
     used = f"{base.template.name}, by the vocabulary of {base.config.vocab_size:,}"
     path = base.folder / "tokenizer_config.json"
     if not path.is_file() or path.stat().st_size > _MOST_TOKENIZER_CONFIG_BYTES:
@@ -205,7 +200,6 @@ def _logits(
     advance: Callable[[int], None] = lambda _n: None,
 ) -> torch.Tensor:
     """Return the float32 logits [N, V] at the probe's rows, one matrix in memory at a time."""
-    assert base.folder is not None  # noqa: S101 - verify has seen to it
     weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=dtype, advance=advance)
     model = MPT(base.config, weights, dtype)
     hidden = model.hidden(probe.tokens.to(device), probe.starts)
@@ -245,7 +239,6 @@ def _compared(name: str, logits: torch.Tensor, exact: torch.Tensor, probe: _Prob
 
 def _outliers(base: Base, device: torch.device, probe: _Probe) -> Finding:
     """Name the tensor whose channels differ most: a few of hundreds of times the rest are what fewer bits spoil first."""
-    assert base.folder is not None  # noqa: S101 - verify has seen to it
     weights = LazyWeights(base.folder, quantize="none", device=device, dtype=torch.float32)
     found = magnitudes(MPT(base.config, weights, torch.float32), probe.tokens.to(device), probe.starts)
     worst = max(found, key=lambda m: (m.n_outliers, m.largest))
@@ -256,7 +249,6 @@ def _outliers(base: Base, device: torch.device, probe: _Probe) -> Finding:
 
 def _overflow(base: Base, quantize: Quantize, dtype: torch.dtype, device: torch.device, probe: _Probe) -> str:
     """Name the first tensor that is not finite."""
-    assert base.folder is not None  # noqa: S101 - verify has seen to it
     weights = LazyWeights(base.folder, quantize=quantize, device=device, dtype=dtype)
     where = first_overflow(MPT(base.config, weights, dtype), probe.tokens.to(device), probe.starts)
     return where or "the logits"

@@ -16,7 +16,7 @@ from hoidap.data.read import read_contents, read_items
 from hoidap.errors import DataError
 from hoidap.prompt import PHOGPT_7B5_INSTRUCT
 
-SCRATCH = find_base("scratch")
+MINI = find_base("mini")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "cua-hang.csv"
 CLEAN = [
     ("Tiệm mở cửa lúc mấy giờ?", "Dạ, từ 8 giờ sáng ạ.", "may gio mo cua"),
@@ -25,7 +25,7 @@ CLEAN = [
 ]
 
 
-def examined(path: Path, base=SCRATCH) -> Report:
+def examined(path: Path, base=MINI) -> Report:
     return examine(path, base, Console(quiet=True))
 
 
@@ -36,7 +36,7 @@ def csv_file(folder: Path, rows, name="shop.csv") -> Path:
     return path
 
 
-def found(folder: Path, *rows, base=SCRATCH) -> dict[str, list[Finding]]:
+def found(folder: Path, *rows, base=MINI) -> dict[str, list[Finding]]:
     """Return by kind what is found in the clean rows with some behind them: these stand from line 5 on."""
     padded = [(*row, "")[:3] for row in rows]
     return examined(csv_file(folder, [*CLEAN, *padded]), base).by_kind()
@@ -124,18 +124,18 @@ def test_an_item_that_does_not_fit_is_an_error(tmp_path):
     (finding,) = found(tmp_path, ("Bảo hành ra sao?", long), ("Bảo hành?", "Dạ, " + "có ạ. " * 100))["too-long"]
     assert finding.lines == (5,)
     assert "1,024" in finding.what("vi")
-    wide = replace(SCRATCH, config=replace(SCRATCH.config, max_seq_len=8192))
+    wide = replace(MINI, config=replace(MINI.config, max_seq_len=8192))
     assert "too-long" not in found(tmp_path, ("Bảo hành ra sao?", long), base=wide)
 
 
 def test_length_is_counted_as_training_counts_it(tmp_path):
     path = csv_file(tmp_path, [("Đọc giúp số này?", "ạ " * 300)])
-    tokenizer = SCRATCH.tokenizer()
+    tokenizer = MINI.tokenizer()
     from hoidap.data.fit import count_tokens
 
-    n_tokens = count_tokens(read_items(path)[0], tokenizer, SCRATCH.template)
+    n_tokens = count_tokens(read_items(path)[0], tokenizer, MINI.template)
     for most, is_long in ((n_tokens - 1, True), (n_tokens, False)):
-        base = replace(SCRATCH, config=replace(SCRATCH.config, max_seq_len=most))
+        base = replace(MINI, config=replace(MINI.config, max_seq_len=most))
         assert ("too-long" in examined(path, base).by_kind()) == is_long
 
 
@@ -146,7 +146,7 @@ def test_conversations_are_an_error_for_a_base_of_single_questions(tmp_path):
     ]
     path = tmp_path / "talk.jsonl"
     path.write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
-    single = replace(SCRATCH, config=replace(SCRATCH.config, vocab_size=250_880))
+    single = replace(MINI, config=replace(MINI.config, vocab_size=250_880))
     assert single.template == PHOGPT_7B5_INSTRUCT
     assert lines_of(examined(path, single).by_kind()["earlier-turns"]) == [(1,)]
     assert "earlier-turns" not in examined(path).by_kind()

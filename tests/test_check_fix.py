@@ -78,7 +78,7 @@ def all_columns(path: Path) -> list[list[str]]:
 
 
 def kinds_in(path: Path) -> set[str]:
-    return set(examine(path, find_base("scratch"), Console(quiet=True)).by_kind())
+    return set(examine(path, find_base("mini"), Console(quiet=True)).by_kind())
 
 
 def listed(path: Path) -> list[list[str]]:

@@ -57,7 +57,7 @@ class Parsed(HTMLParser):
 def report_of(folder: Path, content: str, name="shop.csv") -> Report:
     path = folder / name
     path.write_text(content, encoding="utf-8")
-    return examine(path, find_base("scratch"), Console(quiet=True))
+    return examine(path, find_base("mini"), Console(quiet=True))
 
 
 def run(*arguments):

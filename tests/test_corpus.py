@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hoidap.base import SHIPPED
+from hoidap.base import MINI_FOLDER
 from hoidap.data.corpus import Corpus, hold_out, read_articles
 from hoidap.data.items import Item
 from hoidap.errors import DataError
@@ -14,7 +14,7 @@ from hoidap.prompt import PHOGPT_4B_CHAT, Turn, render
 from hoidap.recipe import Schedule
 from hoidap.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.from_file(SHIPPED / "tokenizer.json")
+TOKENIZER = Tokenizer.from_file(MINI_FOLDER / "tokenizer.json")
 ARTICLES = [f"Bài {n}: sông Hồng chảy qua Hà Nội. " * (n + 1) for n in range(9)]
 PAIRS = [Item(f"Mấy giờ mở cửa {n}?", f"Dạ, {n} giờ ạ.", (f"may gio mo {n}", f"cho hỏi giờ mở cửa {n}")) for n in range(4)]
 

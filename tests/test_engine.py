@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_run import CONFIG, TOKENIZER
 
+from hoidap.data.items import Item
 from hoidap.errors import RequestError
 from hoidap.infer.engine import Request, Sampling
+from hoidap.infer.recital import Recital
 from hoidap.infer.sample import choose, distribution
 from hoidap.infer.stop import StopText
 from hoidap.infer.torch_engine import TorchEngine
@@ -17,6 +19,7 @@ from hoidap.model.adapter import new_adapter
 from hoidap.model.cache import cache_bytes_a_token
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.mpt import MPT
+from hoidap.prompt import PHOGPT_4B_CHAT, Turn, render
 from hoidap.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -302,3 +305,66 @@ def test_a_decoded_model_computes_what_its_codes_compute_to_the_bit():
     decoded = model.decoded()
     assert all(isinstance(weight, torch.Tensor) for weight in decoded.weights.values())
     assert torch.equal(decoded.forward(tokens), model.forward(tokens))
+
+
+def steps_of(engine):
+    """Step until nothing is left; return the tokens of each request and the number of steps."""
+    tokens, steps = {}, 0
+    while pieces := engine.step():
+        steps += 1
+        for piece in pieces:
+            tokens.setdefault(piece.request_id, []).append(piece.token_id)
+    return tokens, steps
+
+
+@pytest.mark.parametrize("how", ["right", "wrong at the end", "wrong within", "of another", "all"])
+@pytest.mark.parametrize("limit", [1, 7, 40])
+def test_guesses_change_no_greedy_answer(how, limit, model, tokenizer):
+    wanted = [plain_greedy(model, prompt, 40) for prompt in prompts(tokenizer, 5)]
+    texts = {
+        "right": wanted,
+        "wrong at the end": [[*text[:20], 5] for text in wanted],
+        "wrong within": [[*text[:9], 5, *text[10:]] for text in wanted],
+        "of another": [[text[0], *wanted[n - 1][1:]] for n, text in enumerate(wanted)],
+    }
+    texts["all"] = [text for some in texts.values() for text in some]
+    engine = TorchEngine(model, tokenizer, recital=Recital(texts[how]), max_batch=3, context_tokens=90)
+    ids = [engine.submit(Request(p, Sampling(max_new_tokens=limit))) for p in prompts(tokenizer, 5)]
+    tokens, steps = steps_of(engine)
+    assert [tokens[i] for i in ids] == [text[:limit] for text in wanted]
+    if how == "right" and limit == 40:
+        assert steps <= 2 * 5, "two rounds of one prompt, one token, and 38 tokens in guesses of 16"
+
+
+def test_guesses_stop_where_the_context_does(model, tokenizer):
+    (prompt,) = prompts(tokenizer, 1)
+    long = plain_greedy(model, prompt, 30)
+    engine = TorchEngine(model, tokenizer, recital=Recital([long]), context_tokens=len(prompt) + 12)
+    engine.submit(Request(prompt))
+    tokens, _, reasons = run_all(engine)
+    assert (list(tokens.values()), list(reasons.values())) == ([long[:12]], ["length"])
+
+
+def test_drawn_answers_are_drawn_whatever_is_guessed(model, tokenizer):
+    drawn = []
+    for recital in (Recital(), Recital([plain_greedy(model, prompts(tokenizer, 1)[0], 20)])):
+        engine = TorchEngine(model, tokenizer, recital=recital)
+        engine.submit(Request(prompts(tokenizer, 1)[0], Sampling(20, temperature=1.0, seed=4)))
+        drawn.append(run_all(engine)[0])
+    assert drawn[0] == drawn[1]
+
+
+def test_a_guess_is_what_all_texts_share_that_begin_so():
+    recital = Recital([(7, 8, 9, 2), (7, 8, 5, 2), (6, 1, 2)])
+    assert recital.after([7], 10) == (8,)
+    assert recital.after([7, 8], 10) == (), "9 or 5"
+    assert recital.after([7, 8, 9], 10) == recital.after([6, 1], 10) == (2,)
+    assert recital.after([6], 1) == (1,)
+    assert recital.after([], 10) == recital.after([3], 10) == recital.after([7, 8, 9, 2], 10) == recital.after([6], 0) == ()
+
+
+def test_items_are_guessed_as_they_are_trained_on(tokenizer):
+    item = Item("Mấy giờ mở cửa?", "Từ 8h30 đến 20h30 ạ.")
+    trained = render([Turn(item.question, item.answer)], tokenizer)
+    labels = [token for token, is_label in zip(trained.token_ids, trained.in_answer, strict=True) if is_label]
+    assert Recital.of_items([item], tokenizer, PHOGPT_4B_CHAT).after(labels[:1], 99) == tuple(labels[1:])

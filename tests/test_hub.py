@@ -24,7 +24,7 @@ from tiny_run import ITEMS, LORA, make_base, write_csv
 
 from hoidap import download as download_module
 from hoidap import hub as hub_module
-from hoidap.base import Base, find_base, load_model
+from hoidap.base import MINI_FOLDER, Base, find_base, load_model
 from hoidap.bot import load as load_bot
 from hoidap.errors import CheckpointError
 from hoidap.hub import parse_hub_id
@@ -224,9 +224,10 @@ def test_a_folder_of_that_name_comes_first(hub, folder, tmp_path, monkeypatch):
     assert hub.requests == []
 
 
-def test_scratch_has_no_folder():
-    base = find_base("scratch")
-    assert (base.is_scratch, base.folder) == (True, None)
+def test_mini_is_the_one_that_ships_even_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "mini").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_base("mini").folder == MINI_FOLDER
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_hub_id_is_owner_name_and_revision(name, repo, revision):
 def test_a_name_that_is_no_hub_id_is_not_asked_for(name, hub):
     assert parse_hub_id(name) is None
     with pytest.raises(
-        CheckpointError, match="it takes a model folder, a model of the hub as owner/name or owner/name@rev"
+        CheckpointError, match=r"takes .mini., a model folder, or a model of the hub as owner/name or owner/name@rev"
     ):
         find_base(name or "nothing")
     assert hub.requests == []

@@ -11,7 +11,7 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from hoidap.base import SHIPPED, find_base
+from hoidap.base import MINI_FOLDER, find_base
 from hoidap.cli import app
 from hoidap.errors import DataError, Interrupted, RecipeError, RunError, TrainError
 from hoidap.run import Run
@@ -190,4 +190,4 @@ def test_a_width_that_heads_do_not_divide_is_refused(text):
 
 def test_the_default_tokenizer_is_the_shipped_one(text):
     made = run(text, max_epochs=1)
-    assert Path(made / "tokenizer.json").read_bytes() == (SHIPPED / "tokenizer.json").read_bytes()
+    assert Path(made / "tokenizer.json").read_bytes() == (MINI_FOLDER / "tokenizer.json").read_bytes()

@@ -9,7 +9,6 @@ from hoidap.errors import HoidapError, RecipeError
 from hoidap.recipe import (
     RECALL,
     RECALL_SMALL,
-    SCRATCH,
     SEED,
     Adapter,
     Optimizer,
@@ -24,7 +23,7 @@ from hoidap.runtime import pick_device, pick_dtype
 
 
 @pytest.mark.parametrize(
-    "recipe", [RECALL, RECALL_SMALL, SCRATCH, SEED, Recipe(adapter=Adapter(rank=3, alpha=1.5), schedule=Schedule(seed=9))]
+    "recipe", [RECALL, RECALL_SMALL, SEED, Recipe(adapter=Adapter(rank=3, alpha=1.5), schedule=Schedule(seed=9))]
 )
 def test_a_recipe_reads_back_as_it_was_written(recipe):
     assert Recipe.from_toml(recipe.to_toml()) == recipe
@@ -66,7 +65,7 @@ def test_what_a_recipe_does_not_take_is_named(text, message):
         (lambda: Text(max_tokens=-1), "--max-tokens is -1; it takes a whole number from 0"),
         (lambda: Text(too_long="trim"), "--too-long is 'trim'; it takes 'raise', 'drop', 'cut'"),
         (lambda: Recipe(dtype="half"), "--dtype is 'half'; it takes 'auto', 'float32'"),
-        (lambda: preset("best", 1, is_scratch=False), "--preset is 'best'; it takes 'recall', 'seed'"),
+        (lambda: preset("best", 1), "--preset is 'best'; it takes 'recall', 'seed'"),
         (lambda: Schedule(patience=0), "patience is 0"),
         (lambda: Schedule(seed=-1), "--seed is -1"),
         (lambda: Schedule(seed=2**32), r"--seed is 4294967296; it takes a whole number from 0 to below 2\^32"),
@@ -109,17 +108,16 @@ def test_every_error_of_hoidap_s_own_is_one_kind():
 
 
 def test_the_preset_recall_is_keyed_by_the_size_of_the_base():
-    phogpt = preset("recall", 3_688_077_312, is_scratch=False)
+    phogpt = preset("recall", 3_688_077_312)
     assert (phogpt.adapter.rank, phogpt.adapter.alpha, phogpt.adapter.dropout) == (16, 32, 0)
     assert phogpt.optimizer.learning_rate == 2e-4
     assert (phogpt.schedule.max_epochs, phogpt.schedule.recall_every, phogpt.schedule.patience) == (10, 1, 2)
     assert (phogpt.method, phogpt.quantize, phogpt.double_quant) == ("lora", "nf4", True)
-    assert preset("recall", 50_000_000, is_scratch=False) == RECALL_SMALL
-    assert preset("recall", 3_000_000, is_scratch=True) == SCRATCH
+    assert preset("recall", 50_000_000) == RECALL_SMALL
 
 
 def test_the_preset_seed_is_the_copied_run_to_the_letter():
-    seed = preset("seed", 7_471_767_552, is_scratch=False)
+    seed = preset("seed", 7_471_767_552)
     assert (seed.method, seed.quantize, seed.double_quant, seed.dtype) == ("lora", "nf4", True, "float16")
     assert (seed.adapter.rank, seed.adapter.alpha, seed.adapter.dropout) == (32, 32, 0.05)
     optimizer = seed.optimizer

@@ -512,7 +512,7 @@ def test_a_long_answer_is_shown_where_it_differs():
 
 
 def test_a_run_keeps_its_page(tmp_path, mixed):
-    run = Run(tmp_path, Recipe(), "scratch", {}, PHOGPT_4B_CHAT)
+    run = Run(tmp_path, Recipe(), "mini", {}, PHOGPT_4B_CHAT)
     path = run.save_page(page(mixed, "tiệm-gốm"))
     assert path == tmp_path / "report.html"
     assert "tiệm-gốm · hoidap" in path.read_text(encoding="utf-8")

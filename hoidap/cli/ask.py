@@ -1,6 +1,5 @@
 """The commands that ask a run, or tell it: evaluate, correct, chat, demo."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +56,7 @@ def evaluate(
     where: dict[str, Any] = {"base": base, "device": device, "dtype": dtype, "download": download, "console": progress}
     if questions is None:
         opened = Run.open(run)
-        engine, tokenizer = load_engine(opened, **where)
+        engine, tokenizer = load_engine(opened, items=opened.items(), **where)
         show_report(examine(opened, engine, tokenizer, progress, most_wrong), Console())
         return
     asked = read_questions(questions, note)
@@ -114,9 +113,8 @@ def demo(
 ) -> None:
     """Train on the example shop, show the recall, and chat.
 
-    On the CPU, a small base of random weights: a few minutes on two cores. A second call goes straight to the chat.
+    On the CPU, with the base that ships: a few minutes on two cores. A second call goes straight to the chat.
     """
-    import torch
     from rich.console import Console
 
     from hoidap.bot import load
@@ -125,9 +123,6 @@ def demo(
     from hoidap.evaluate.table import show_report
     from hoidap.infer.engine import GREEDY
 
-    # Every operation waits for its slowest thread, and on shared machines a second core comes and goes: a step on both took
-    # 0.22 to 0.9 s, on one 0.38 to 0.52 s. So half of the cores, at least one.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     console = Console()
     run = run_demo(out, Console(stderr=True))
     show_report(run.report(), console)

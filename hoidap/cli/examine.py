@@ -18,7 +18,7 @@ def check(
         bool, typer.Option("--fix", help="Write a mended copy beside FILE, with a list of its changes; FILE stays.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option(help="The base to train on it: what must fit is its. [default: scratch]")
+        str | None, typer.Option(help="The base to train on it: what must fit is its. [default: mini]")
     ] = None,
     language: Annotated[str, typer.Option(help="vi or en.")] = "vi",
     out: Annotated[Path | None, typer.Option(help="Write the report as a page (HTML) too, in both languages.")] = None,
@@ -33,7 +33,7 @@ def check(
     """
     from rich.console import Console
 
-    from hoidap.base import SCRATCH, find_base
+    from hoidap.base import MINI, find_base
     from hoidap.check.examination import examine
     from hoidap.check.page import refuse_to_overwrite, write_page
     from hoidap.check.repair import outputs, repair
@@ -50,7 +50,7 @@ def check(
     if fix:
         outputs(file)
     console, progress = Console(), Console(stderr=True)
-    base = find_base(model or SCRATCH, download=download, console=progress)
+    base = find_base(model or MINI, download=download, console=progress)
     report = examine(file, base, progress)
     show(report, spoken, console)
     if out:

@@ -12,31 +12,27 @@ from hoidap.cli.terminal import note
 # The options of `train`, in the order of its help.
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="The base: a hub id (owner/name, owner/name@revision), a model folder, or scratch. [default: scratch]"
-    ),
+    typer.Option(help="The base: a hub id (owner/name, owner/name@revision), a model folder, or mini. [default: mini]"),
 ]
 Preset = Annotated[
     str | None,
     typer.Option(help="recall: until the answers are learned; seed: 100 steps, as often copied. [default: recall]"),
 ]
-Method = Annotated[str | None, typer.Option(help="lora: an adapter; full: all weights. [default: lora; scratch: full]")]
+Method = Annotated[str | None, typer.Option(help="lora: an adapter; full: all weights. [default: lora]")]
 Quantize = Annotated[
     str | None, typer.Option(help="Hold the frozen base in nf4, fp4, int8 or none. [default: nf4; full: none]")
 ]
 DoubleQuant = Annotated[bool | None, typer.Option(help="Hold the scales of nf4 and fp4 in 8 bits. [default: yes]")]
-Rank = Annotated[int | None, typer.Option(help="Rank of the adapter. [default: 16]")]
-Alpha = Annotated[float | None, typer.Option(help="The adapter is scaled by alpha / rank. [default: 32]")]
+Rank = Annotated[int | None, typer.Option(help="Rank of the adapter. [default: 16; small bases: 64]")]
+Alpha = Annotated[float | None, typer.Option(help="The adapter is scaled by alpha / rank. [default: 32; small bases: 64]")]
 Dropout = Annotated[float | None, typer.Option(help="Share of its input the adapter does not see. [default: 0]")]
 Optimizer = Annotated[
     str | None, typer.Option(help="adamw, paged_adamw_32bit, adamw_8bit or paged_adamw_8bit. [default: adamw]")
 ]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; small bases, scratch: 1e-3]")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; small bases: 4e-3; full: a tenth]")]
 ProbeLr = Annotated[bool, typer.Option("--probe-lr", help="Try half, once and twice the rate first; take the best.")]
-Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 40; scratch: 70]")
-]
-BatchTokens = Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; scratch: 1024]")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 20]")]
+BatchTokens = Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; small bases: 512]")]
 Recompute = Annotated[
     bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; small bases: no]")
 ]
@@ -65,7 +61,7 @@ HeldOutItems = Annotated[
     ),
 ]
 Contact = Annotated[str, typer.Option(help="Whom the bot names when it does not know: a phone number, an address.")]
-SaveEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: 50; scratch: 200]")]
+SaveEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: 50; small bases: 200]")]
 
 
 def train(

@@ -1,17 +1,20 @@
 """The engine on PyTorch: requests join and leave a batch over one KV cache between steps.
 
-A step either reads the prompts of waiting requests, as one flat stream, or makes one token for every running one. Greedy
-answers do not depend on neighbours but for the order in which a matrix product of another height adds its floats.
+A step either reads the prompts of waiting requests, as one flat stream, or makes a token for every running one; of greedy
+ones more, as far as a guess at what follows was right. Greedy answers do not depend on neighbours or guesses but for the
+order in which a matrix product of another height adds its floats.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
 from hoidap.errors import RequestError
 from hoidap.infer.engine import FinishReason, Piece, Request
+from hoidap.infer.recital import Recital
 from hoidap.infer.sample import choose
 from hoidap.infer.stop import StopText
 from hoidap.model.adapter import Adapter
@@ -32,15 +35,15 @@ class _Running:
     text: TextStream
     stop: StopText
     generator: torch.Generator
-    last: int = 0
-    n_new: int = 0
+    said: list[int] = field(default_factory=list)
 
 
 class TorchEngine:
     """Serves ``model`` with ``adapter``, up to ``max_batch`` requests at a time, each of up to ``context_tokens``.
 
-    The cache holds fewer requests where ``cache_bytes`` has no room for more, but one at least. By default it may take half
-    of a GPU's free memory, or 1 GiB of a CPU's; a token of PhoGPT-4B takes 384 KiB in 16 bits, one of 7B5 512 KiB.
+    What the model recites of ``recital`` comes several tokens a step. The cache holds fewer requests where ``cache_bytes``
+    has no room for more, but one at least. By default it may take half of a GPU's free memory, or 1 GiB of a CPU's; a token
+    of PhoGPT-4B takes 384 KiB in 16 bits, one of 7B5 512 KiB.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class TorchEngine:
         tokenizer: Tokenizer,
         adapter: Adapter | None = None,
         *,
+        recital: Recital | None = None,
         max_batch: int = 32,
         context_tokens: int = 2048,
         cache_bytes: int | None = None,
@@ -57,6 +61,7 @@ class TorchEngine:
         self._tokenizer = tokenizer
         self.adapter = adapter
         self._network, self._delta = _light(model, adapter)
+        self._recital = recital or Recital()
         self.context_tokens = min(context_tokens, model.config.max_seq_len)
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
@@ -87,7 +92,7 @@ class TorchEngine:
         if joining:
             return self._extend(joining, [list(r.request.prompt) for r in joining])
         running = sorted(self._running.values(), key=lambda r: r.row)
-        return self._extend(running, [[r.last] for r in running]) if running else []
+        return self._extend(running, [[r.said[-1], *self._guess(r)] for r in running]) if running else []
 
     def cancel(self, request_id: int) -> Piece | None:
         """End a request now; returns its last piece, or None if it had ended already."""
@@ -119,23 +124,50 @@ class TorchEngine:
             joining.append(running)
         return joining
 
-    def _extend(self, running: Sequence[_Running], new_tokens: Sequence[list[int]]) -> list[Piece]:
-        """Run the model over each sequence's new tokens and take the next token of each."""
-        starts = [0]
-        for tokens in new_tokens:
-            starts.append(starts[-1] + len(tokens))
+    def _guess(self, running: _Running) -> tuple[int, ...]:
+        """Return tokens that may follow; none where they are drawn, or where no room is left for them."""
+        if running.request.sampling.temperature > 0:
+            return ()
+        room = self.context_tokens - len(running.request.prompt) - len(running.said)
+        return self._recital.after(running.said, room)
+
+    def _extend(self, running: Sequence[_Running], new_tokens: Sequence[Sequence[int]]) -> list[Piece]:
+        """Run the model over each sequence's new tokens, and take what it says to them.
+
+        Those of a sequence that is running are its last token and guesses at those that follow.
+        """
+        starts = [0, *accumulate(map(len, new_tokens))]
         stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self.model.device)
         rows = self._cache.rows([r.row for r in running])
         hidden = self._network.hidden(stream, starts, rows, self._delta)
-        last = torch.tensor([end - 1 for end in starts[1:]], device=self.model.device)
-        logits = self._network.logits(hidden[last])  # [D, V]
-        tokens, nats = choose(logits, [r.request.sampling for r in running], [r.generator for r in running])
-        return [self._take(r, token, nat) for r, token, nat in zip(running, tokens, nats, strict=True)]
+        guesses = [tokens[1:] if r.said else () for r, tokens in zip(running, new_tokens, strict=True)]
+        # The model is asked behind the last token that is known, and behind each guess.
+        asked = [at for end, guess in zip(starts[1:], guesses, strict=True) for at in range(end - 1 - len(guess), end)]
+        owners = [r for r, guess in zip(running, guesses, strict=True) for _ in range(1 + len(guess))]
+        logits = self._network.logits(hidden[torch.tensor(asked, device=self.model.device)])  # [N, V]
+        chosen = choose(logits, [r.request.sampling for r in owners], [r.generator for r in owners])
+        said = list(zip(*chosen, strict=True))
+        pieces = []
+        for r, guess in zip(running, guesses, strict=True):
+            pieces += self._take(r, said[: 1 + len(guess)], guess)
+            del said[: 1 + len(guess)]
+        return pieces
 
-    def _take(self, running: _Running, token: int, logprob_nats: float) -> Piece:
+    def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
+        """Take what the model says, up to its end or behind the first wrong guess; the cache forgets what stands there."""
+        pieces = []
+        for n, (token, logprob_nats) in enumerate(said):
+            pieces.append(self._take_one(running, token, logprob_nats))
+            if pieces[-1].finish_reason:
+                break
+            if n < len(guess) and guess[n] != token:
+                self._cache.lengths[running.row] -= len(guess) - n
+                break
+        return pieces
+
+    def _take_one(self, running: _Running, token: int, logprob_nats: float) -> Piece:
         """Add a token to an answer and see whether it ends there."""
-        running.last = token
-        running.n_new += 1
+        running.said.append(token)
         reason: FinishReason | None = None
         if token == self._tokenizer.eos_id:
             text = running.stop.flush()
@@ -144,7 +176,7 @@ class TorchEngine:
             text = running.stop.push(running.text.push(token))
             if running.stop.stopped:
                 reason = "stop"
-            elif running.n_new >= running.request.sampling.max_new_tokens or self._is_full(running):
+            elif len(running.said) >= running.request.sampling.max_new_tokens or self._is_full(running):
                 text += running.stop.flush()
                 reason = "length"
         if reason:
@@ -152,7 +184,7 @@ class TorchEngine:
         return Piece(running.id, text, token, logprob_nats, reason)
 
     def _is_full(self, running: _Running) -> bool:
-        return len(running.request.prompt) + running.n_new >= self.context_tokens
+        return len(running.request.prompt) + len(running.said) >= self.context_tokens
 
     def _release(self, running: _Running) -> None:
         del self._running[running.id]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hoidap.base import Base, FilePrint, find_base
+from hoidap.base import MINI, Base, FilePrint, find_base
 from hoidap.data import items as item_file
 from hoidap.data.fit import fit
 from hoidap.data.pack import Packer
@@ -18,6 +18,7 @@ from hoidap.errors import Interrupted, RunError, TrainError
 from hoidap.evaluate.exam import examine
 from hoidap.evaluate.questions import questions
 from hoidap.folder import is_there, refuse_existing
+from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter, save_adapter
 from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, unwatched
@@ -63,7 +64,7 @@ def train(
     Args:
         file: questions and answers; formats and columns are ``data.read``'s.
         out: the run folder to make; without ``resume`` it must not exist.
-        model: the base: a hub id, a model folder, or "scratch" (a small MPT of random weights, the default).
+        model: the base: a hub id, a model folder, or "mini" (small, comes with the package, the default).
         preset: "recall" (the default; settings by the size of the base) or "seed" (a well-known run's, to the letter).
         recipe: all settings, instead of a preset's.
         template: the prompt's, by name; by default that of the base.
@@ -132,9 +133,9 @@ def _plan(
 ) -> _Plan:
     notes: list[str] = []
     items = read_items(file, notes.append)
-    base = find_base(model or (kept.base_name if kept else "scratch"), download=download, console=console)
+    base = find_base(model or (kept.base_name if kept else MINI), download=download, console=console)
     if recipe is None:
-        chosen = preset(preset_name or "recall", base.config.n_parameters, is_scratch=base.is_scratch)
+        chosen = preset(preset_name or "recall", base.config.n_parameters)
         recipe = kept.recipe if kept and preset_name is None else chosen
     recipe = adjusted(recipe, changes)
     where = pick_device(device)
@@ -177,7 +178,7 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
     prints = kept.base_prints if kept else _file_prints(base, console)
     facts = f"{len(plan.split.items)} items, {packer.n_tokens:,} tokens an epoch"
     console.print(f"{facts}; base {base.name} on {plan.device} in {plan.dtype}", soft_wrap=True, highlight=False)
-    if base.is_scratch and (advice := larger_base(plan.device)):
+    if base.name == MINI and (advice := larger_base(plan.device)):
         console.print(advice, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
     with memory_advice(recipe):
@@ -194,7 +195,8 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
             run.save_weights(write)
         longest = max(len(plan.tokenizer.encode(question.text)) for question in questions(plan.split))
         room = 2 * packer.longest_tokens + longest + 64
-        engine = TorchEngine(network, plan.tokenizer, adapter, context_tokens=room)
+        recital = Recital.of_items(plan.split.items, plan.tokenizer, plan.template)
+        engine = TorchEngine(network, plan.tokenizer, adapter, recital=recital, context_tokens=room)
         report = examine(run, engine, plan.tokenizer, console)
     run.save_card(card(run, report, outcome))
     return run
@@ -255,13 +257,13 @@ def load_for_training(
     seed = recipe.schedule.seed
     if recipe.method == "lora":
         model = base.load(
-            quantize=recipe.quantize, double_quant=recipe.double_quant, device=device, dtype=dtype, seed=seed, watch=watch
+            quantize=recipe.quantize, double_quant=recipe.double_quant, device=device, dtype=dtype, watch=watch
         )
         if model.is_cheap_decoded:
             model = model.decoded()
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
-    model = base.load(quantize="none", device=device, dtype=torch.float32, seed=seed, watch=watch)
+    model = base.load(quantize="none", device=device, dtype=torch.float32, watch=watch)
     model.unfreeze(dtype)
     return model, None
 

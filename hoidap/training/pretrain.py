@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from hoidap.base import SHIPPED, Base, file_print, find_base
+from hoidap.base import MINI_FOLDER, Base, file_print, find_base
 from hoidap.data.corpus import Corpus, hold_out, read_articles
 from hoidap.data.items import Item
 from hoidap.data.read import read_items
@@ -148,7 +148,7 @@ def _begin(
     model: str | None, shape: Shape | None, tokenizer: str | Path | None, console: Console, *, download: bool
 ) -> _Start:
     if not model:
-        file = Path(tokenizer) if tokenizer else SHIPPED / "tokenizer.json"
+        file = Path(tokenizer) if tokenizer else MINI_FOLDER / "tokenizer.json"
         return _Start(None, (shape or Shape()).config(Tokenizer.from_file(file).vocab_size), file)
     if shape or tokenizer:
         msg = "a base to go on from (--model) has its own shape and tokenizer; leave out those that are given too"

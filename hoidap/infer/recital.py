@@ -1,0 +1,44 @@
+"""Guesses at how an answer goes on: a bot fine-tuned on questions and answers mostly recites one of the answers.
+
+Speculative decoding (Leviathan et al. 2023, arXiv 2211.17192) without a second model, as prompt lookup does it: a guess is
+read in one pass, and kept as far as the model would have written it. What is written never depends on the guesses.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from hoidap.data.items import Item
+from hoidap.prompt import Template
+from hoidap.tokenizer import Tokenizer
+
+_MOST_TOKENS = 16  # of a guess: the scores of a step grow with the longest
+_MOST_TEXTS = 10_000  # half a second to tokenise when a bot is loaded
+_BEHIND_ALL = 2**62  # no token id
+
+
+class Recital:
+    """The texts that may be recited, as tokens."""
+
+    def __init__(self, texts: Iterable[Sequence[int]] = ()) -> None:
+        self._texts = sorted({tuple(text) for text in texts})
+
+    @classmethod
+    def of_items(cls, items: Sequence[Item], tokenizer: Tokenizer, template: Template) -> "Recital":
+        """Take the answers of the first 10,000 items, as ``prompt.render`` renders them for training."""
+        texts = [template.opens_answer + item.answer for item in items[:_MOST_TEXTS]]
+        return cls([*token_ids, tokenizer.eos_id] for token_ids in tokenizer.encode_all(texts))
+
+    def after(self, said: Sequence[int], most: int) -> tuple[int, ...]:
+        """Return the tokens that come next in every text that begins with ``said``, at most so many of them."""
+        begin = tuple(said)
+        low = bisect_left(self._texts, begin)
+        high = bisect_left(self._texts, (*begin, _BEHIND_ALL))
+        if not begin or low == high:
+            return ()
+        first, last = self._texts[low], self._texts[high - 1]  # sorted: what these two share, all between them share
+        guess: list[int] = []
+        for one, other in zip(first[len(begin) :], last[len(begin) :], strict=False):
+            if one != other or len(guess) == min(most, _MOST_TOKENS):
+                break
+            guess.append(one)
+        return tuple(guess)
