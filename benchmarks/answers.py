@@ -20,7 +20,6 @@ import environment
 
 import hoidap
 from hoidap.data.wordings import OTHER
-from hoidap.evaluate.judge import WAYS
 from hoidap.evaluate.questions import BARE, FAR, NEAR
 from hoidap.run import Run
 from hoidap.text import comparable
@@ -67,7 +66,7 @@ def rows_of(name: str, file: Path, model: str, folder: Path) -> list[dict[str, A
 
     rows = [
         row(f"{way}.{what}", share(kinds[OTHER], way, what), share(kinds[OTHER], "lookup", what))
-        for way in WAYS
+        for way in kinds[OTHER][0]["ways"]
         for what in ("right", "wrong", "declined")
     ]
     rows.append(row("no-diacritics.right", share(kinds[BARE], "checked", "right"), share(kinds[OTHER], "checked", "right")))

@@ -9,6 +9,7 @@ from hoidap.evaluate.forgetting import forgetting
 from hoidap.evaluate.page import page
 from hoidap.evaluate.questions import questions
 from hoidap.evaluate.report import MOST_WRONG, evaluate
+from hoidap.ground.embedding import Embeddings
 from hoidap.ground.grounds import Grounds
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.progress import bar
@@ -30,7 +31,10 @@ def examine(
 
     """
     split = run.split()
-    grounds = Grounds.build(split.items, split.by_user())
+    by_user = split.by_user()
+    with bar(console, "embedding the items", 2 * len(split.items) + sum(map(len, by_user))) as advance:
+        embeddings = Embeddings.build(split.items, by_user, advance)
+    grounds = Grounds.build(split.items, by_user, embeddings)
     bot = Bot(engine, tokenizer, split.items, run.template, grounds=grounds)
     with bar(console, "asking every question", len(questions(split))) as advance:
         report, grounds = evaluate(bot, split, most_wrong, lambda: advance(1))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,13 +10,14 @@ import numpy as np
 from hoidap.data.wordings import OTHER, lot
 from hoidap.evaluate.questions import Question
 from hoidap.ground.confidence import Confidence, Point, curve, fit, threshold
-from hoidap.ground.grounds import SIGNALS, UNTRAINED, Grounds, Said
+from hoidap.ground.grounds import UNTRAINED, Grounds, Said
 from hoidap.text import comparable
 
 Verdict = Literal["exact", "same", "facts", "other", "wrong"]
 RIGHT = ("exact", "same", "facts")
 Way = Literal["model", "checked", "verbatim", "lookup", "decline-all"]
 WAYS: tuple[Way, ...] = get_args(Way)
+EMBEDDED = "lookup-embedding"  # one more, where the extra is installed
 Outcome = Literal["right", "wrong", "declined"]
 _LOOKUP_LEAST = 0.5  # similarity from which lookup answers, where there are too few questions to set it by
 _SEED = 11  # of the lots here
@@ -82,7 +83,7 @@ def _fitted(grounds: Grounds, asked: Sequence[Asked]) -> Confidence:
     ]
     if len(rows) < _FEWEST_ROWS or len({right for _, right in rows}) == 1:
         return UNTRAINED
-    return fit(SIGNALS, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
+    return fit(grounds.signals, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))
 
 
 def _judged(grounds: Grounds, asked: Sequence[Asked]) -> list[tuple[float, bool]]:
@@ -155,3 +156,14 @@ def outcome(grounds: Grounds, asked: Asked, way: Way, recite: Callable[[int], Sa
     if number is None:
         return "declined"
     return "right" if _is_right(grounds, asked.question, number) else "wrong"
+
+
+def looked_up_by_meaning(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> list[Outcome] | None:
+    """Return what comes of questions without a model: the item near by letters and by meaning, set by the same rule.
+
+    None where there are no embeddings, or too few questions to fit a confidence of them on.
+    """
+    silent = Said("", 0.0)
+    unsaid = [replace(a, said=silent) for a in asked]
+    sure = grounds.with_confidence(calibrate(grounds, unsaid, most_wrong)[0])
+    return [outcome(sure, a, "verbatim", lambda _: silent, 0.0) for a in unsaid] if sure.embeddings else None

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from typing import Any, Literal
 
 from hoidap.data.wordings import AS_WRITTEN, OTHER
-from hoidap.evaluate.judge import RIGHT, WAYS
+from hoidap.evaluate.judge import EMBEDDED, RIGHT, WAYS
 from hoidap.evaluate.questions import BARE
 from hoidap.language import Both, Language
 from hoidap.page import render
@@ -217,7 +217,8 @@ def _rates(found: Mapping[str, Any] | None) -> dict[str, Rates] | None:
     n = found["count"] if found else 0
     if not found or not n:
         return None
-    return {way: Rates(**{what: Share(round(share * n), n) for what, share in found[way].items()}) for way in WAYS}
+    ways = [way for way in (*WAYS, EMBEDDED) if way in found]
+    return {way: Rates(**{what: Share(round(share * n), n) for what, share in found[way].items()}) for way in ways}
 
 
 def _needed(most_wrong: float) -> int | None:

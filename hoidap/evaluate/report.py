@@ -3,12 +3,23 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 from hoidap.bot import Bot
 from hoidap.data.wordings import AS_WRITTEN, OTHER, Split
-from hoidap.evaluate.judge import WAYS, Asked, Outcome, calibrate, judge, lookup_threshold, outcome, points
+from hoidap.evaluate.judge import (
+    EMBEDDED,
+    WAYS,
+    Asked,
+    Outcome,
+    calibrate,
+    judge,
+    looked_up_by_meaning,
+    lookup_threshold,
+    outcome,
+    points,
+)
 from hoidap.evaluate.questions import FAR, NEAR, Question, questions
 from hoidap.evaluate.recall import score
 from hoidap.ground.confidence import Point
@@ -34,9 +45,10 @@ def evaluate(
     assert bot.grounds is not None  # noqa: S101 - the exam is about them
     exam = questions(split)
     asked = _ask(bot, bot.grounds, exam, advance)
-    confidence, n_set_by = calibrate(bot.grounds, asked, most_wrong)
-    grounds = bot.grounds.with_confidence(confidence)
+    grounds, n_set_by = _calibrated(bot.grounds, asked, most_wrong)
     outcomes = _outcomes(grounds, asked, lookup_threshold(grounds, asked, most_wrong))
+    if grounds.embeddings and (found := looked_up_by_meaning(bot.grounds, asked, most_wrong)):
+        outcomes[EMBEDDED] = list(found)
     reported = [n for n, a in enumerate(asked) if not a.question.calibrates]
     main = _main_kinds(exam)
     in_scope = [n for n in reported if asked[n].question.kind in main and not asked[n].question.is_trained]
@@ -52,13 +64,13 @@ def evaluate(
             for chosen in [[n for n in reported if asked[n].question.kind == kind]]
         },
         "most_wrong": most_wrong,
-        "threshold": _finite(confidence.threshold),  # null: nothing is sure enough
+        "threshold": _finite(grounds.confidence.threshold),  # null: nothing is sure enough
         "set_by": n_set_by,
         "curve": [
             {**asdict(point), "threshold": _finite(point.threshold)}
             for point in _thinned(points(grounds, [asked[n] for n in in_scope]))
         ],
-        "asked": [_row(a, {way: outcomes[way][n] for way in WAYS}, grounds) for n, a in enumerate(asked)],
+        "asked": [_row(a, {way: came[n] for way, came in outcomes.items()}, grounds) for n, a in enumerate(asked)],
     }
     return report, grounds
 
@@ -69,6 +81,15 @@ def _ask(bot: Bot, grounds: Grounds, exam: Sequence[Question], advance: Callable
     return [
         Asked(q, s, None if q.item is None else judge(grounds, q.item, s.text)) for q, s in zip(exam, said, strict=True)
     ]
+
+
+def _calibrated(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tuple[Grounds, int]:
+    """Return the grounds with their confidence, and by how many questions its threshold is set."""
+    confidence, n_set_by = calibrate(grounds, asked, most_wrong)
+    if grounds.embeddings:  # the run may be opened where the extra is missing
+        lexical, _ = calibrate(grounds.without_embeddings(), asked, most_wrong)
+        grounds = replace(grounds, lexical=lexical)
+    return grounds.with_confidence(confidence), n_set_by
 
 
 def _outcomes(grounds: Grounds, asked: Sequence[Asked], lookup_least: float) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoidap.evaluate.judge import WAYS
+from hoidap.evaluate.judge import EMBEDDED, WAYS
 from hoidap.evaluate.recall import Compared, Score
 
 _MOST_MISSES = 20
@@ -33,7 +33,7 @@ def _rates(report: dict[str, Any]) -> Table:
     """Return both rates, for every way of answering: wrong in scope, answered out of scope."""
     scope, far, near = report["in_scope"], report["out_of_scope"]["far"], report["out_of_scope"]["near"]
     table = Table("answered by", "right", "wrong", "declined", "far out of scope", "near out of scope")
-    for way in WAYS:
+    for way in (*WAYS, EMBEDDED) if EMBEDDED in scope else WAYS:
         shares = [f"{scope[way][what]:.1%}" if scope["count"] else "–" for what in ("right", "wrong", "declined")]
         answered = [f"{1 - found[way]['declined']:.1%}" if found else "not measured" for found in (far, near)]
         table.add_row(way, *shares, *answered)

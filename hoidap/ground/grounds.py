@@ -1,8 +1,8 @@
 """Which item a question asks for, which item an answer comes from, and whether to give it.
 
 The model answers; the items vouch for it. A question is compared with the items' questions, and with all that is known of
-each item (its wordings and its answer). What the model says counts as a vote for the item whose answer it is. From
-nearness, lead and that vote comes a confidence.
+each item (its wordings and its answer), by letters, and by meaning too where the extra is installed (embedding.py). What
+the model says counts as a vote for the item whose answer it is. From nearness, lead and that vote comes a confidence.
 """
 
 import hashlib
@@ -19,11 +19,13 @@ from hoidap.data.items import Item
 from hoidap.errors import RunError
 from hoidap.facts import foreign_facts, missing_facts
 from hoidap.ground.confidence import Confidence
+from hoidap.ground.embedding import Embeddings
 from hoidap.ground.index import Index
 from hoidap.text import comparable, fold
 from hoidap.variants.teencode import meanings, spell_out
 
 SIGNALS = ("nearness", "lead", "said", "said_surely")
+MEANT_SIGNALS = (*SIGNALS, "meaning", "meaning_lead")  # where there are embeddings
 _NEAREST = 20  # texts taken from each index
 _CLOSE = 0.5  # share of words that an answer has in common with the item's that it is said to come from
 _SAME = 0.85  # and from which it is that answer, if its facts are the same
@@ -33,6 +35,7 @@ _INDEXES = ("questions", "documents", "answers")
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
 UNTRAINED = Confidence(SIGNALS, (4.0, 4.0, 1.0, 2.0), -4.5, 0.5)
+_UNTRAINED_MEANT = replace(UNTRAINED, names=MEANT_SIGNALS, weights=(*UNTRAINED.weights, 0.0, 0.0))  # no guess at them
 
 
 # Words that turn an answer round: one has as many of them as the other, or they are two answers.
@@ -61,7 +64,7 @@ class Candidate:
     """An item that may be asked for, with the signals for it."""
 
     number: int
-    signals: tuple[float, ...]  # in the order of SIGNALS
+    signals: tuple[float, ...]  # in the order of the grounds' signals
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ class Decision:
 
 @dataclass
 class Grounds:
-    """The items of a run with their indexes."""
+    """The items of a run with their indexes.
+
+    Where there are embeddings there are two confidences: of all signals, and of those that need no extra.
+    """
 
     items: Sequence[Item]
     questions: Index
@@ -85,17 +91,23 @@ class Grounds:
     answers_index: Index
     answers: npt.NDArray[np.uint64]  # a hash of each item's answer, as compared: equal for equal answers
     own_words: frozenset[str]  # teencode that the items use as words: "ship" in a shop that writes so
-    confidence: Confidence = UNTRAINED
+    confidence: Confidence = UNTRAINED  # of the signals that there are
+    embeddings: Embeddings | None = None
+    lexical: Confidence = UNTRAINED  # takes its place where the extra is missing
 
     @classmethod
-    def build(cls, items: Sequence[Item], others: Sequence[Sequence[str]]) -> "Grounds":
+    def build(
+        cls, items: Sequence[Item], others: Sequence[Sequence[str]], embeddings: Embeddings | None = None
+    ) -> "Grounds":
         """Index items; ``others`` has for each the other wordings by the user that were trained on."""
         texts = [" ".join([item.question, *more, item.answer]) for item, more in zip(items, others, strict=True)]
         questions = Index.build([item.question for item in items])
         own_words = meanings().keys() & {word for text in texts for word in _WORD.findall(fold(text))}
         answers = np.array([_hash(item.answer) for item in items], np.uint64)
         answers_index = Index.build([item.answer for item in items])
-        return cls(items, questions, Index.build(texts), answers_index, answers, frozenset(own_words))
+        untrained = UNTRAINED if embeddings is None else _UNTRAINED_MEANT
+        documents = Index.build(texts)
+        return cls(items, questions, documents, answers_index, answers, frozenset(own_words), untrained, embeddings)
 
     def save(self, folder: Path) -> None:
         """Write all but the items into an existing folder."""
@@ -104,11 +116,15 @@ class Grounds:
             (folder / name).mkdir(exist_ok=True)
             index.save(folder / name)
         (folder / "own-words.txt").write_text("".join(f"{word}\n" for word in sorted(self.own_words)), encoding="utf-8")
-        self.confidence.save(folder / "confidence.json")
+        self.without_embeddings().confidence.save(folder / "confidence.json")
+        if self.embeddings is not None:
+            (folder / "embedding").mkdir(exist_ok=True)
+            self.embeddings.save(folder / "embedding")
+            self.confidence.save(folder / "embedding" / "confidence.json")
 
     @classmethod
     def load(cls, folder: Path, items: Sequence[Item]) -> "Grounds":
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote, but for embeddings whose package is missing here.
 
         Raises:
             RunError: a file is missing or damaged, or of other items.
@@ -127,11 +143,18 @@ class Grounds:
         if answers.dtype != np.uint64 or answers.shape != (len(items),):
             msg = f"{folder / 'answers.npy'} is not of the run's {len(items)} items; `hoidap evaluate` writes it again"
             raise RunError(msg)
-        confidence = Confidence.load(folder / "confidence.json")
-        if confidence.names != SIGNALS:
-            msg = f"{folder / 'confidence.json'} is of the signals {', '.join(confidence.names)}, not {', '.join(SIGNALS)}"
-            raise RunError(f"{msg}; `hoidap evaluate` writes it again")
-        return cls(items, questions, documents, answers_index, answers, frozenset(own_words), confidence)
+        lexical = _confidence(folder / "confidence.json", SIGNALS)
+        grounds = cls(items, questions, documents, answers_index, answers, frozenset(own_words), lexical, lexical=lexical)
+        extra = folder / "embedding"
+        embeddings = Embeddings.load(extra, len(items)) if extra.is_dir() else None
+        if embeddings is None:
+            return grounds
+        return replace(grounds, embeddings=embeddings, confidence=_confidence(extra / "confidence.json", MEANT_SIGNALS))
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of what a confidence is made of."""
+        return SIGNALS if self.embeddings is None else MEANT_SIGNALS
 
     def near(self, question: str) -> list[Near]:
         """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
@@ -165,19 +188,32 @@ class Grounds:
         return (number, best) if best >= _CLOSE else (None, best)
 
     def candidates(self, question: str, said: Said | None) -> tuple[list[Candidate], list[Near]]:
-        """Return the items that may be asked for: the nearest one, and the one whose answer the model gave."""
+        """Return the items that may be asked for: the nearest, by meaning too, and the one whose answer the model gave."""
         near = self.near(question)
         source = self.source(said.text)[0] if said else None
-        numbers = [near[0].number] if near else []
-        if source is not None and not any(self.has_same_answer(source, number) for number in numbers):
-            numbers.append(source)
-        return [Candidate(number, self._signals(number, near, source, said)) for number in numbers], near
+        found = [near[0].number] if near else []
+        if source is not None:
+            found.append(source)
+        meant = self.embeddings.similarities(spell_out(question, self.own_words)) if self.embeddings else None
+        if meant is not None:
+            found.append(int(meant.argmax()))
+        numbers = {int(self.answers[number]): number for number in reversed(found)}.values()  # of equal answers the first
+        kept = [number for number in dict.fromkeys(found) if number in numbers]
+        return [Candidate(n, self._signals(n, near, source, said) + self._meaning(n, meant)) for n in kept], near
 
     def _signals(self, number: int, near: Sequence[Near], source: int | None, said: Said | None) -> tuple[float, ...]:
         own = max((n.nearness for n in near if self.has_same_answer(n.number, number)), default=0.0)
         other = max((n.nearness for n in near if not self.has_same_answer(n.number, number)), default=0.0)
         is_said = float(source is not None and self.has_same_answer(source, number))
         return own, own - other, is_said, is_said * (said.likelihood if said else 0.0)
+
+    def _meaning(self, number: int, meant: npt.NDArray[np.float64] | None) -> tuple[float, ...]:
+        """Return the further signals that there are with embeddings."""
+        if meant is None:
+            return ()
+        same = self.answers == self.answers[number]
+        own = float(meant[same].max())
+        return own, own - float(meant[~same].max(initial=0.0))
 
     def recognise(self, question: str, said: Said | None) -> tuple[int | None, float, list[Near]]:
         """Return the item that is most likely asked for, how sure that is, and what is near."""
@@ -222,8 +258,22 @@ class Grounds:
         return bool(self.answers[one] == self.answers[other])
 
     def with_confidence(self, confidence: Confidence) -> "Grounds":
-        """Return these grounds with another confidence."""
+        """Return these grounds with another confidence; one that knows of no embeddings leaves them out."""
+        if confidence.names == SIGNALS:
+            return replace(self, confidence=confidence, lexical=confidence, embeddings=None)
         return replace(self, confidence=confidence)
+
+    def without_embeddings(self) -> "Grounds":
+        """Return these grounds as they are where the extra is missing."""
+        return self if self.embeddings is None else self.with_confidence(self.lexical)
+
+
+def _confidence(path: Path, names: tuple[str, ...]) -> Confidence:
+    confidence = Confidence.load(path)
+    if confidence.names != names:
+        msg = f"{path} is of the signals {', '.join(confidence.names)}, not {', '.join(names)}"
+        raise RunError(f"{msg}; `hoidap evaluate` writes it again")
+    return confidence
 
 
 def _hash(answer: str) -> np.uint64:
