@@ -6,6 +6,7 @@ import pytest
 
 from hoidap.data.items import Item
 from hoidap.errors import RunError
+from hoidap.ground import grounds as grounds_module
 from hoidap.ground.confidence import Confidence
 from hoidap.ground.grounds import SIGNALS, Grounds, Said
 
@@ -229,3 +230,12 @@ def test_a_confidence_of_other_signals_is_refused(grounds, tmp_path):
     grounds.with_confidence(Confidence(("a", "b"), (1.0, 2.0), 0.0, 0.5)).save(tmp_path)
     with pytest.raises(RunError, match="is of the signals a, b, not nearness"):
         Grounds.load(tmp_path, ITEMS)
+
+
+def test_what_is_near_is_kept_for_the_latest_questions(grounds, monkeypatch):
+    monkeypatch.setattr(grounds_module, "_KEPT", 2)
+    texts = ["phí giao hàng nội thành", "mấy giờ mở cửa", "đổi trả thế nào", "phí giao hàng nội thành"]
+    first = [grounds.near(text) for text in texts]
+    assert len(grounds._known) <= 2
+    assert [grounds.near(text) for text in texts] == first
+    assert first[0] == first[3] != first[1]

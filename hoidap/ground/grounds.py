@@ -8,7 +8,7 @@ the model says counts as a vote for the item whose answer it is. From nearness, 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _CLOSE = 0.5  # share of words that an answer has in common with the item's that
 _SAME = 0.85  # and from which it is that answer, if its facts are the same
 _MOST_WORDS = 2000  # compared of each answer
 _WORD = re.compile(r"\w+")
+_KEPT = 4096  # questions
 _INDEXES = ("questions", "documents", "answers")
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
@@ -94,6 +95,7 @@ class Grounds:
     confidence: Confidence = UNTRAINED  # of the signals that there are
     embeddings: Embeddings | None = None
     lexical: Confidence = UNTRAINED  # takes its place where the extra is missing
+    _known: dict[str, list[Near]] = field(default_factory=dict, repr=False)  # what is near: an exam asks for it often
 
     @classmethod
     def build(
@@ -158,6 +160,13 @@ class Grounds:
 
     def near(self, question: str) -> list[Near]:
         """Return the items near a question, nearest first; of those with the same answer the nearest alone."""
+        if question not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[question] = self._find(question)
+        return self._known[question]
+
+    def _find(self, question: str) -> list[Near]:
         question = spell_out(question, self.own_words)
         nearness: dict[int, float] = {}
         for index in (self.questions, self.documents):
