@@ -29,9 +29,9 @@ Dropout = Annotated[float | None, typer.Option(help="Share of its input the adap
 Optimizer = Annotated[
     str | None, typer.Option(help="adamw, paged_adamw_32bit, adamw_8bit or paged_adamw_8bit. [default: adamw]")
 ]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; small bases: 4e-3; full: a tenth]")]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; small bases: 3e-3; full: a tenth]")]
 ProbeLr = Annotated[bool, typer.Option("--probe-lr", help="Try half, once and twice the rate first; take the best.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 20]")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 16]")]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; small bases: 512]")]
 Recompute = Annotated[
     bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; small bases: no]")
