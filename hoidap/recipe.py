@@ -189,8 +189,8 @@ RECALL = Recipe(
     schedule=Schedule(max_epochs=10, recall_every=1, patience=2),
 )
 # A base of less than 100 million weights learns far less in a step: many short steps at fifteen times the rate, with an
-# adapter four times as wide. (Rank 16 at 5e-3 learned 2% of 100 answers, 1e-2 diverged; a rate that ended at a tenth, not at
-# a fiftieth, left three of 120 answers with a word or a figure wrong.) Its activations are few.
+# adapter four times as wide. (Rank 16 at 5e-3 learned 2% of 100 answers, 1e-2 diverged; a rate that ended at a tenth, not
+# at a fiftieth, left three of 120 answers with a word or a figure wrong.) Its activations are few.
 RECALL_SMALL = Recipe(
     adapter=Adapter(rank=64, alpha=64.0),
     optimizer=Optimizer(learning_rate=3e-3, betas=(0.9, 0.99), final_fraction=0.02),
