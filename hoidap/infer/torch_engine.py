@@ -23,6 +23,7 @@ from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
 _PROMPT_TOKENS_A_STEP = 8192
+_GUESSED_TOKENS_A_STEP = 256  # each has logits: 1 MB with a vocabulary of 250,880
 
 
 @dataclass
@@ -92,7 +93,8 @@ class TorchEngine:
         if joining:
             return self._extend(joining, [list(r.request.prompt) for r in joining])
         running = sorted(self._running.values(), key=lambda r: r.row)
-        return self._extend(running, [[r.said[-1], *self._guess(r)] for r in running]) if running else []
+        most = _GUESSED_TOKENS_A_STEP // max(1, len(running))
+        return self._extend(running, [[r.said[-1], *self._guess(r, most)] for r in running]) if running else []
 
     def cancel(self, request_id: int) -> Piece | None:
         """End a request now; returns its last piece, or None if it had ended already."""
@@ -124,12 +126,12 @@ class TorchEngine:
             joining.append(running)
         return joining
 
-    def _guess(self, running: _Running) -> tuple[int, ...]:
+    def _guess(self, running: _Running, most: int) -> tuple[int, ...]:
         """Return tokens that may follow; none where they are drawn, or where no room is left for them."""
         if running.request.sampling.temperature > 0:
             return ()
         room = self.context_tokens - len(running.request.prompt) - len(running.said)
-        return self._recital.after(running.said, room)
+        return self._recital.after(running.said, min(most, room))
 
     def _extend(self, running: Sequence[_Running], new_tokens: Sequence[Sequence[int]]) -> list[Piece]:
         """Run the model over each sequence's new tokens, and take what it says to them.
