@@ -194,7 +194,7 @@ RECALL = Recipe(
 RECALL_SMALL = Recipe(
     adapter=Adapter(rank=64, alpha=64.0),
     optimizer=Optimizer(learning_rate=3e-3, betas=(0.9, 0.99), final_fraction=0.02),
-    schedule=Schedule(max_epochs=16, batch_tokens=512, recall_every=4, patience=4, save_every=200),
+    schedule=Schedule(max_epochs=16, batch_tokens=512, recall_every=4, save_every=200),
 )
 # A base made from plain text (`hoidap pretrain`): small models take a far higher rate than PhoGPT's.
 PRETRAIN = Recipe(
@@ -246,7 +246,7 @@ def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     wanted = {name: value for name, value in changes.items() if value is not None}
     if wanted.get("method") == "full" and recipe.method != "full":
         wanted.setdefault("quantize", "none")
-        wanted.setdefault("learning_rate", recipe.optimizer.learning_rate / 10)
+        wanted.setdefault("learning_rate", float(f"{recipe.optimizer.learning_rate / 10:.6g}"))
     sections: dict[str, Any] = {}
     for section in _SECTIONS:
         current = getattr(recipe, section)

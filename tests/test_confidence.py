@@ -113,3 +113,10 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
     (tmp_path / "confidence.json").write_text("[]", encoding="utf-8")
     with pytest.raises(RunError, match="cannot be read"):
         Confidence.load(tmp_path / "confidence.json")
+
+
+def test_an_item_asked_often_counts_as_one_asked_once():
+    sure, right = [0.9, 0.8, 0.8, 0.7, 0.7], [True, False, False, True, True]
+    points = curve(sure, right, [1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+    assert [round(point.right, 9) for point in points] == [round(2 / 3, 9), round(1 / 3, 9), round(1 / 3, 9), 0]
+    assert [round(point.wrong, 9) for point in points] == [round(1 / 3, 9), round(1 / 3, 9), 0, 0]

@@ -239,3 +239,10 @@ def test_what_is_near_is_kept_for_the_latest_questions(grounds, monkeypatch):
     assert len(grounds._known) <= 2
     assert [grounds.near(text) for text in texts] == first
     assert first[0] == first[3] != first[1]
+
+
+def test_a_text_of_nothing_comes_from_no_item_and_no_mark_is_another():
+    grounds = Grounds.build([Item("Vui không?", "…"), Item("Buồn không?", "!"), ITEMS[0]], [[], [], []])
+    assert grounds.source("") == grounds.source(" ") == (None, 0.0)
+    assert not grounds.has_same_answer(0, 1)
+    assert grounds.source("…") == (0, 1.0)

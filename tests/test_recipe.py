@@ -136,3 +136,10 @@ def test_differences_are_named_but_for_what_changes_nothing_that_is_computed():
     assert differences(RECALL, changed) == named
     free = {"recompute": False, "accumulation": 4, "save_every": 7, "log_every": 3}
     assert differences(RECALL, adjusted(RECALL, free)) == []
+
+
+def test_full_fine_tuning_takes_a_tenth_of_the_rate_once():
+    full = adjusted(RECALL, {"method": "full"})
+    assert (full.quantize, full.optimizer.learning_rate) == ("none", 2e-5)
+    assert adjusted(full, {"method": "full"}) == full, "going on changes nothing"
+    assert adjusted(RECALL, {"method": "full", "learning_rate": 1e-4}).optimizer.learning_rate == 1e-4

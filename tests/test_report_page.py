@@ -338,8 +338,8 @@ def test_one_item_makes_a_page():
     assert (report["threshold"], report["set_by"]) == (0.5, 0)
     text = shown(report)
     assert "Bot thuộc 1/1 câu trả lời." in text
-    assert "Chưa đủ câu để đặt ngưỡng" in text
-    assert "(giới hạn 5% cần ít nhất 19 câu): bot dùng ngưỡng định sẵn" in text
+    assert "Chưa đủ mục để đặt ngưỡng" in text
+    assert "(giới hạn 5% cần câu hỏi của ít nhất 19 mục): bot dùng ngưỡng định sẵn" in text
     assert shown(report, "en")
 
 
@@ -362,8 +362,8 @@ def test_nothing_to_correct_is_said(perfect):
 @pytest.mark.parametrize(
     ("most_wrong", "set_by", "said"),
     [
-        (0.05, 7, "Mới có 7 câu để đặt ngưỡng, mà giới hạn này cần ít nhất 19 câu"),
-        (0.1, 9, "Trong 9 câu để đặt ngưỡng, ngay cả những câu bot chắc nhất cũng sai quá nhiều"),
+        (0.05, 7, "Mới có 7 mục có câu để đặt ngưỡng, mà giới hạn này cần ít nhất 19 mục"),
+        (0.1, 9, "Ở 9 mục dùng để đặt ngưỡng, ngay cả những câu bot chắc nhất cũng sai quá nhiều"),
         (0.0, 500, "Giới hạn 0% thì bao nhiêu câu cũng không chứng minh được."),
     ],
 )

@@ -445,3 +445,11 @@ def test_other_passes_are_another_step_where_dropout_draws_for_each():
     dropped = adjusted(SHORT, {"dropout": 0.1})
     assert differences(dropped, adjusted(dropped, {"accumulation": 2})) == ["accumulation is 2, was 1"]
     assert differences(SHORT, adjusted(SHORT, {"accumulation": 2})) == []
+
+
+def test_going_on_without_the_base_says_which_run_wants_it(base, shop, tmp_path):
+    run = train(shop, out=tmp_path / "run", model=base.name, recipe=LORA, device="cpu", console=QUIET)
+    card = run.folder / "run.toml"
+    card.write_text(card.read_text(encoding="utf-8").replace(base.name, "scratch"), encoding="utf-8")
+    with pytest.raises(RunError, match=r"run was trained on 'scratch': .* to train anew, take another --out"):
+        train(shop, out=run.folder, resume=True, device="cpu", console=QUIET)

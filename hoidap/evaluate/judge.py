@@ -1,6 +1,7 @@
 """What an answer is worth, and what each way of answering would have made of it: right, wrong or declined."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -51,7 +52,7 @@ def judge(grounds: Grounds, number: int, got: str) -> Verdict:
 
 
 def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tuple[Confidence, int]:
-    """Fit the confidence on the calibrating half; return it with its threshold, and by how many questions that is set.
+    """Fit the confidence on the calibrating half; return it with its threshold, and by how many items that is set.
 
     If customers ask as these questions do, the share of wrong answers expected of the next is about ``most_wrong`` at most.
     Of too few none is set: the confidence is then what it was before the exam, and nothing is promised. The questions that
@@ -59,14 +60,13 @@ def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tu
     """
     half = [a for a in asked if a.question.calibrates and not a.question.is_trained]
     chosen = _calibrating(asked, most_wrong)
-    if not _proves(len(chosen), most_wrong):
+    n_items, shares = _shares(chosen)
+    if not _proves(n_items, most_wrong):
         return UNTRAINED.with_threshold(UNTRAINED.threshold if most_wrong else math.inf), 0
-    judged: list[tuple[float, bool]] = []
-    for fold in (0, 1):
-        others = _fitted(grounds, [a for a in half if _fold(a) != fold])
-        judged += _judged(grounds.with_confidence(others), [a for a in chosen if _fold(a) == fold])
-    least = threshold(curve([sure for sure, _ in judged], [right for _, right in judged]), most_wrong, len(judged))
-    return _fitted(grounds, half).with_threshold(least), len(chosen)
+    fitted = [_fitted(grounds, [a for a in half if _fold(a) != fold]) for fold in (0, 1)]
+    judged = [_judged(grounds.with_confidence(fitted[_fold(a)]), [a])[0] for a in chosen]
+    found = curve([sure for sure, _ in judged], [right for _, right in judged], shares)
+    return _fitted(grounds, half).with_threshold(threshold(found, most_wrong, n_items)), n_items
 
 
 def _fold(asked: Asked) -> int:
@@ -99,31 +99,33 @@ def _is_right(grounds: Grounds, question: Question, number: int) -> bool:
 def lookup_threshold(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> float:
     """Return the similarity from which lookup alone would answer, set by the same rule on the same questions."""
     chosen = _calibrating(asked, most_wrong)
-    if not _proves(len(chosen), most_wrong):
+    n_items, shares = _shares(chosen)
+    if not _proves(n_items, most_wrong):
         return _LOOKUP_LEAST if most_wrong else math.inf
     nearest = [(a, grounds.questions.nearest(a.question.text, 1)) for a in chosen]
     pairs = [(n[0].similarity, _is_right(grounds, a.question, n[0].number)) if n else (0.0, False) for a, n in nearest]
-    return threshold(curve([s for s, _ in pairs], [right for _, right in pairs]), most_wrong, len(pairs))
+    return threshold(curve([s for s, _ in pairs], [right for _, right in pairs], shares), most_wrong, n_items)
 
 
 def _calibrating(asked: Sequence[Asked], most_wrong: float) -> list[Asked]:
-    """Return the questions that thresholds are set by: real wordings; where they are too few, any way not trained on.
-
-    One an item, by lot: an item not found in one wording is seldom found in another, so two are not twice the proof.
-    """
+    """Return the questions that thresholds are set by: real wordings; where they are too few, any way not trained on."""
     found = [a for a in asked if a.question.calibrates and not a.question.is_trained and a.question.item is not None]
-    real = _one_an_item([a for a in found if a.question.kind == OTHER])
-    return real if _proves(len(real), most_wrong) else _one_an_item(found)
+    real = [a for a in found if a.question.kind == OTHER]
+    return real if _proves(_shares(real)[0], most_wrong) else found
 
 
-def _one_an_item(asked: Sequence[Asked]) -> list[Asked]:
-    by_lot = sorted(asked, key=lambda a: lot(_SEED, a.question.text), reverse=True)
-    return list({a.question.item: a for a in by_lot}.values())
+def _shares(asked: Sequence[Asked]) -> tuple[int, list[float]]:
+    """Return the number of items asked for, and what share of all each question is: that of its item, split evenly.
+
+    Items count, not questions: an item not found in one wording is seldom found in another, so two are not twice the proof.
+    """
+    questions = Counter(a.question.item for a in asked)
+    return len(questions), [1 / len(questions) / questions[a.question.item] for a in asked]
 
 
-def _proves(n: int, most_wrong: float) -> bool:
-    """Return whether so many right answers would show that no more than this share is wrong."""
-    return (n + 1) * most_wrong >= 1
+def _proves(n_items: int, most_wrong: float) -> bool:
+    """Return whether so many items, all answered rightly, would show that no more than this share is wrong."""
+    return (n_items + 1) * most_wrong >= 1
 
 
 def points(grounds: Grounds, asked: Sequence[Asked]) -> list[Point]:
@@ -163,7 +165,7 @@ def looked_up_by_meaning(grounds: Grounds, asked: Sequence[Asked], most_wrong: f
 
     None where there are no embeddings, or too few questions to fit a confidence of them on.
     """
-    silent = Said("", 0.0)
+    silent = Said("", 0.0)  # comes from no item
     unsaid = [replace(a, said=silent) for a in asked]
     sure = grounds.with_confidence(calibrate(grounds, unsaid, most_wrong)[0])
     return [outcome(sure, a, "verbatim", lambda _: silent, 0.0) for a in unsaid] if sure.embeddings else None

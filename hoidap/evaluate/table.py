@@ -38,7 +38,7 @@ def _rates(report: dict[str, Any]) -> Table:
         answered = [f"{1 - found[way]['declined']:.1%}" if found else "not measured" for found in (far, near)]
         table.add_row(way, *shares, *answered)
     kinds = ", ".join(scope["kinds"])
-    set_by = f"threshold set by {report['set_by']} others" if report["set_by"] else _TOO_FEW
+    set_by = f"threshold set by {report['set_by']} other items" if report["set_by"] else _TOO_FEW
     asked = f"{scope['count']} questions in scope ({kinds}), never trained on"
     table.caption = f"{asked}; {set_by}; out of scope: the share answered"
     return table

@@ -106,25 +106,31 @@ class Point:
         return 1 - self.right - self.wrong
 
 
-def curve(confidences: Sequence[float], right: Sequence[bool]) -> list[Point]:
-    """Return what every threshold that makes a difference would give, from answering all to answering none."""
+def curve(confidences: Sequence[float], right: Sequence[bool], shares: Sequence[float] | None = None) -> list[Point]:
+    """Return what every threshold that makes a difference would give, from answering all to answering none.
+
+    ``shares`` are what each question counts of all, together 1; by default the same.
+    """
     n = len(right)
+    counts = [1 / max(1, n)] * n if shares is None else shares
     points = [Point(math.inf, 0.0, 0.0)]
-    n_right = n_wrong = 0
+    of_right = of_wrong = 0.0
     order = sorted(range(n), key=lambda at: -confidences[at])
     for place, at in enumerate(order):
-        n_right, n_wrong = n_right + right[at], n_wrong + (not right[at])
+        of_right += counts[at] * right[at]
+        of_wrong += counts[at] * (not right[at])
         # Equal confidences are answered together or not at all.
         if place + 1 == n or confidences[order[place + 1]] < confidences[at]:
-            points.append(Point(confidences[at], n_right / n, n_wrong / n))
+            points.append(Point(confidences[at], min(1.0, of_right), min(1.0, of_wrong)))
     return points[::-1]
 
 
 def threshold(points: Sequence[Point], most_wrong: float, n: int) -> float:
     """Return the threshold that answers most and keeps the expected share of wrong answers to ``most_wrong``.
 
-    Conformal risk control (Angelopoulos et al. 2022, arXiv 2208.02814): of ``n`` questions asked, one more counts as wrong.
+    Conformal risk control (Angelopoulos et al. 2022, arXiv 2208.02814): beside ``n`` questions, or items that each have a
+    share of wrong ones, one more counts as wrong.
     Where even no wrong answer among so few is no proof, the threshold is infinite: nothing is answered.
     """
-    able = [point.threshold for point in points if (point.wrong * n + 1) / (n + 1) <= most_wrong]
+    able = [point.threshold for point in points if (point.wrong * n + 1) / (n + 1) <= most_wrong + 1e-9]
     return min(able, default=math.inf)

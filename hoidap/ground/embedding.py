@@ -98,7 +98,7 @@ class Embeddings:
             with safe_open(path, framework="numpy") as file:
                 package = (file.metadata() or {}).get("package", "none")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: of a dtype numpy lacks
             msg = f"{path} cannot be read ({error}); `hoidap evaluate` writes it again"
             raise RunError(msg) from None
         if flaw := _flaw(arrays, n_items):
@@ -133,7 +133,7 @@ def installed() -> tuple[str, Any] | None:
 def _say_missing(wanted: str, found: str) -> None:
     """Say once what a run was examined with and what would bring it back."""
     _log.warning(
-        "this run was examined with the embeddings of %s (here: %s); it answers without them, by letters alone, at the "
+        "this run was examined with the embeddings of %r (here: %s); it answers without them, by letters alone, at the "
         "threshold that was set for that. %s brings them back; after another version, `hoidap evaluate` writes them again",
         wanted, found, EXTRA,
     )  # fmt: skip

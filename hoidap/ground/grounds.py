@@ -31,7 +31,7 @@ _CLOSE = 0.5  # share of words that an answer has in common with the item's that
 _SAME = 0.85  # and from which it is that answer, if its facts are the same
 _MOST_WORDS = 2000  # compared of each answer
 _WORD = re.compile(r"\w+")
-_KEPT = 4096  # questions
+_KEPT = 4096  # questions, and answers
 _INDEXES = ("questions", "documents", "answers")
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
@@ -95,7 +95,9 @@ class Grounds:
     confidence: Confidence = UNTRAINED  # of the signals that there are
     embeddings: Embeddings | None = None
     lexical: Confidence = UNTRAINED  # takes its place where the extra is missing
-    _known: dict[str, list[Near]] = field(default_factory=dict, repr=False)  # what is near: an exam asks for it often
+    # What is near a question, and where an answer comes from: an exam asks for both several times.
+    _known: dict[str, list[Near]] = field(default_factory=dict, repr=False)
+    _sources: dict[str, tuple[int | None, float]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(
@@ -188,6 +190,15 @@ class Grounds:
 
     def source(self, answer: str) -> tuple[int | None, float]:
         """Return the item that an answer comes from, None if from none, and the share of words they have in common."""
+        if answer not in self._sources:
+            if len(self._sources) >= _KEPT:
+                self._sources.clear()
+            self._sources[answer] = self._find_source(answer)
+        return self._sources[answer]
+
+    def _find_source(self, answer: str) -> tuple[int | None, float]:
+        if not answer.strip():
+            return None, 0.0
         equal = np.flatnonzero(self.answers == _hash(answer))
         if len(equal):
             return int(equal[0]), 1.0
@@ -286,7 +297,8 @@ def _confidence(path: Path, names: tuple[str, ...]) -> Confidence:
 
 
 def _hash(answer: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.sha256(comparable(answer).encode()).digest()[:8]))
+    text = comparable(answer) or answer  # "…" and "!" are nothing once normalised, and not the same
+    return np.uint64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]))
 
 
 def _common(one: str, other: str) -> float:

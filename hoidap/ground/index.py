@@ -146,7 +146,7 @@ class Index:
                     msg = f"{path} has the format {found!r}, this hoidap reads {_FORMAT!r}; {advice}"
                     raise RunError(msg)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: of a dtype numpy lacks
             what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
             msg = f"{path} {what}; {advice}"
             raise RunError(msg) from None

@@ -109,7 +109,7 @@ class Restorer:
                 msg = f"{path.stat().st_size} bytes, of {_MOST_BYTES} allowed"
                 raise ValueError(msg)  # noqa: TRY301 - a file that cannot be read, like the others
             pairs = json.loads(path.read_text(encoding="utf-8"))
-            good = all(type(n) is int and n > 0 for behind in pairs.values() for n in behind.values())
+            good = all(type(n) is int and 0 < n < 2**53 for behind in pairs.values() for n in behind.values())
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             msg = f"{path} cannot be read ({error!r}); `hoidap evaluate` writes it again"
             raise RunError(msg) from None

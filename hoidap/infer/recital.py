@@ -6,13 +6,14 @@ read in one pass, and kept as far as the model would have written it. What is wr
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from hoidap.data.items import Item
 from hoidap.prompt import Template
 from hoidap.tokenizer import Tokenizer
 
 _MOST_TOKENS = 16  # of a guess: the scores of a step grow with the longest
-_MOST_TEXTS = 10_000  # half a second to tokenise when a bot is loaded
+_MOST_CHARACTERS = 1_000_000  # of all texts: half a second to tokenise when a bot is loaded
 _BEHIND_ALL = 2**62  # no token id
 
 
@@ -24,8 +25,10 @@ class Recital:
 
     @classmethod
     def of_items(cls, items: Sequence[Item], tokenizer: Tokenizer, template: Template) -> "Recital":
-        """Take the answers of the first 10,000 items, as ``prompt.render`` renders them for training."""
-        texts = [template.opens_answer + item.answer for item in items[:_MOST_TEXTS]]
+        """Take the items' answers, as ``prompt.render`` renders them for training, up to a million characters of them."""
+        ends = accumulate(len(item.answer) for item in items)
+        fit = [item for item, end in zip(items, ends, strict=True) if end <= _MOST_CHARACTERS]
+        texts = [template.opens_answer + item.answer for item in fit]
         return cls([*token_ids, tokenizer.eos_id] for token_ids in tokenizer.encode_all(texts))
 
     def after(self, said: Sequence[int], most: int) -> tuple[int, ...]:

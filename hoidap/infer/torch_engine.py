@@ -23,7 +23,7 @@ from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
 _PROMPT_TOKENS_A_STEP = 8192
-_GUESSED_TOKENS_A_STEP = 256  # each has logits: 1 MB with a vocabulary of 250,880
+_GUESSED_BYTES_A_STEP = 2**28  # of the guesses' logits: 268 tokens of a vocabulary of 250,880
 
 
 @dataclass
@@ -62,7 +62,8 @@ class TorchEngine:
         self._tokenizer = tokenizer
         self.adapter = adapter
         self._network, self._delta = _light(model, adapter)
-        self._recital = recital or Recital()
+        # Products of int8 pick outlier columns by all tokens of a call: a wrong guess would change the rounding of others.
+        self._recital = recital if recital and not model.is_int8 else Recital()
         self.context_tokens = min(context_tokens, model.config.max_seq_len)
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
@@ -93,7 +94,7 @@ class TorchEngine:
         if joining:
             return self._extend(joining, [list(r.request.prompt) for r in joining])
         running = sorted(self._running.values(), key=lambda r: r.row)
-        most = _GUESSED_TOKENS_A_STEP // max(1, len(running))
+        most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * max(1, len(running)))
         return self._extend(running, [[r.said[-1], *self._guess(r, most)] for r in running]) if running else []
 
     def cancel(self, request_id: int) -> Piece | None:

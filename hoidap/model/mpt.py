@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hoidap.kernels import attention
 from hoidap.kernels.fourbit import FourBitWeight
+from hoidap.kernels.int8 import Int8Weight
 from hoidap.model.cache import CacheRows
 from hoidap.model.config import MPTConfig
 from hoidap.model.linear import Weight, dequantized, linear
@@ -167,6 +168,11 @@ class MPT:
     def is_quantized(self) -> bool:
         """Whether matrices are held in codes."""
         return not all(isinstance(weight, torch.Tensor) for weight in self.weights.values())
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether matrices are held in eight bits."""
+        return any(isinstance(weight, Int8Weight) for weight in self.weights.values())
 
     @property
     def is_cheap_decoded(self) -> bool:

@@ -14,7 +14,7 @@ from hoidap.data.fit import fit
 from hoidap.data.pack import Packer
 from hoidap.data.read import read_items
 from hoidap.data.wordings import Split, split
-from hoidap.errors import Interrupted, RunError, TrainError
+from hoidap.errors import CheckpointError, Interrupted, RunError, TrainError
 from hoidap.evaluate.exam import examine
 from hoidap.evaluate.questions import questions
 from hoidap.folder import is_there, refuse_existing
@@ -133,7 +133,13 @@ def _plan(
 ) -> _Plan:
     notes: list[str] = []
     items = read_items(file, notes.append)
-    base = find_base(model or (kept.base_name if kept else MINI), download=download, console=console)
+    try:
+        base = find_base(model or (kept.base_name if kept else MINI), download=download, console=console)
+    except CheckpointError as error:
+        if model or not kept:
+            raise
+        msg = f"{kept.folder} was trained on {kept.base_name!r}: {error}; to train anew, take another --out"
+        raise RunError(msg) from error
     if recipe is None:
         chosen = preset(preset_name or "recall", base.config.n_parameters)
         recipe = kept.recipe if kept and preset_name is None else chosen
