@@ -24,7 +24,7 @@ from hoidap.evaluate.questions import BARE, FAR, NEAR
 from hoidap.run import Run
 from hoidap.text import comparable
 
-TARGETS = {"checked.right": 0.70, "checked.wrong": 0.05, "out-of-scope.far.answered": 0.05}
+TARGETS = {"services.checked.right": 0.70, "services.checked.wrong": 0.05, "services.out-of-scope.far.answered": 0.05}
 ASKED_AGAIN = 100
 
 
@@ -56,7 +56,7 @@ def rows_of(name: str, file: Path, model: str, folder: Path) -> list[dict[str, A
     note = f"base {model}, {report['items']['score']['count']} items, {seconds} s; {len(kinds[OTHER])} wordings counted"
 
     def row(key: str, value: float, baseline: float | None) -> dict[str, Any]:
-        target = TARGETS.get(key)
+        target = TARGETS.get(f"{name}.{key}")
         met = None if target is None else value <= target if key.endswith(("wrong", "answered")) else value >= target
         ratio = round(value / baseline, 3) if baseline else None
         return {
