@@ -3,7 +3,7 @@
     python benchmarks/exam_speed.py --out benchmarks/results/exam-speed.json
 
 The items are put together at random from the words of the example shop. The base is asked as it is, untrained: it recites
-nothing, and about half of its answers are as long as may be. A trained bot takes less. The time is of answering, judging and
+calibrating. The baseline answers one at a time, measured on the first fifty questions; its judging is the same.
 calibrating. The baseline has the answers one at a time, of the first fifty questions, and the same judging.
 """
 
