@@ -26,7 +26,7 @@ from hoidap.model.checkpoint import load_checkpoint
 from hoidap.prompt import Turn
 from hoidap.recipe import Optimizer, Schedule, adjusted
 from hoidap.run import Run
-from hoidap.training import loop, optimizer
+from hoidap.training import job, loop, optimizer
 from hoidap.training.exam import measure_recall
 from hoidap.training.job import larger_base, load_for_training, train
 from hoidap.training.step import Stepper
@@ -344,3 +344,17 @@ def test_a_larger_base_is_named_where_it_would_fit(monkeypatch, device, gibibyte
     advice = larger_base(torch.device(device))
     assert bool(advice) == told
     assert not told or ("this GPU has 15 GiB" in advice and "--model vinai/PhoGPT-4B-Chat --download" in advice)
+
+
+@pytest.mark.parametrize(("changes", "epochs"), [({}, 100), ({"max_epochs": 3}, 3), ({"max_steps": 7}, 16)])
+def test_a_few_items_take_as_many_passes_as_make_a_hundred_steps(changes, epochs, base, tmp_path, monkeypatch):
+    class PlannedError(Exception):
+        """Nothing is trained."""
+
+    def stop(plan, *_, **__):
+        raise PlannedError(plan.recipe.schedule.max_epochs)
+
+    monkeypatch.setattr(job, "_carry_out", stop)
+    with pytest.raises(PlannedError) as found:
+        train(write_csv(tmp_path / "shop.csv", ITEMS[:2]), out=tmp_path / "run", model=base.name, console=QUIET, **changes)
+    assert found.value.args == (epochs,)

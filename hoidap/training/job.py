@@ -41,6 +41,7 @@ from hoidap.training.watcher import RunWatcher, go_back
 
 # 7.1 GiB by the driver with 8,192 tokens a step in bfloat16, 4.9 with 2,048 in float16 (benchmarks/results/shapes*.json).
 _BYTES_FOR_4B = 8 * 2**30
+_LEAST_STEPS = 100  # 17 items in 48 steps lost one of their answers
 
 
 def train(
@@ -140,9 +141,11 @@ def _plan(
             raise
         msg = f"{kept.folder} was trained on {kept.base_name!r}: {error}; to train anew, take another --out"
         raise RunError(msg) from error
-    if recipe is None:
-        chosen = preset(preset_name or "recall", base.config.n_parameters)
-        recipe = kept.recipe if kept and preset_name is None else chosen
+    is_preset = False
+    if recipe is None and kept and preset_name is None:
+        recipe = kept.recipe
+    elif recipe is None:
+        recipe, is_preset = preset(preset_name or "recall", base.config.n_parameters), True
     recipe = adjusted(recipe, changes)
     where = pick_device(device)
     if recipe.dtype == "auto":
@@ -155,9 +158,19 @@ def _plan(
     if kept and item_file.hash_of(kept.items()) == item_file.hash_of(parts.items):
         parts = kept.split()  # as they were drawn then, whatever this version would draw
     packer = Packer(parts.items, tokenizer, recipe.schedule, max_tokens, template, recipe.text.loss_on, parts.others())
+    if is_preset and changes.get("max_epochs") is None:
+        recipe = _with_enough_passes(recipe, packer)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     return _Plan(base, recipe, template, parts, notes, tokenizer, packer, where)
+
+
+def _with_enough_passes(recipe: Recipe, packer: Packer) -> Recipe:
+    """Return a recipe of a hundred steps at least: a few items make a step or two a pass, and take more passes."""
+    if recipe.schedule.max_steps:
+        return recipe
+    epochs = -(-_LEAST_STEPS // packer.count_batches(1))
+    return adjusted(recipe, {"max_epochs": max(recipe.schedule.max_epochs, epochs)})
 
 
 def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
