@@ -31,7 +31,9 @@ Optimizer = Annotated[
 ]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate. [default: 2e-4; small bases: 3e-3; full: a tenth]")]
 ProbeLr = Annotated[bool, typer.Option("--probe-lr", help="Try half, once and twice the rate first; take the best.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 16]")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 16; more for few items]")
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; small bases: 512]")]
 Recompute = Annotated[
     bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; small bases: no]")

@@ -13,7 +13,7 @@ from hoidap.prompt import Template
 from hoidap.tokenizer import Tokenizer
 
 _MOST_TOKENS = 16  # of a guess: the scores of a step grow with the longest
-_MOST_CHARACTERS = 1_000_000  # of all texts: half a second to tokenise when a bot is loaded
+_MOST_CHARACTERS = 1_000_000  # of all texts: under a second to tokenise when a bot is loaded
 _BEHIND_ALL = 2**62  # no token id
 
 

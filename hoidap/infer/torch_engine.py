@@ -200,7 +200,7 @@ def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
     if not model.is_cheap_decoded:
         return model, adapter
     decoded = model.decoded()
-    if adapter and decoded.dtype == torch.float32 and not decoded.is_quantized:
+    if adapter and decoded.dtype == torch.float32 and not decoded.is_int8:
         return decoded.merge(adapter), None
     return decoded, adapter
 

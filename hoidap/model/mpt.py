@@ -165,11 +165,6 @@ class MPT:
         return model
 
     @property
-    def is_quantized(self) -> bool:
-        """Whether matrices are held in codes."""
-        return not all(isinstance(weight, torch.Tensor) for weight in self.weights.values())
-
-    @property
     def is_int8(self) -> bool:
         """Whether matrices are held in eight bits."""
         return any(isinstance(weight, Int8Weight) for weight in self.weights.values())
