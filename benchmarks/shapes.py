@@ -84,7 +84,7 @@ def measure(shape: str, steps: int, tokens: int, dtype: torch.dtype, device: tor
     load_s = time.perf_counter() - started
     torch.cuda.empty_cache()
     loaded = memory_gib()
-    model.recompute = True
+    model.recompute = config.n_layers
     adapter = new_adapter(config, RANK, ALPHA, device, torch.Generator().manual_seed(0))
     documents = items(3 * (steps + 3) * tokens // 133, config.vocab_size)
     chosen = batches(documents, tokens)[: steps + 3]

@@ -88,10 +88,10 @@ def test_the_kernel_compiles_for_a_t4_within_its_shared_memory(dtype, double_qua
 
     signature = {
         "codes": "*u8", "levels": "*fp32", "absmax": "*u8" if double_quant else "*fp32", "absmax_scales": "*fp32",
-        "absmax_levels": "*fp32", "absmax_mean": "*fp32", "out": f"*{dtype}", "n_bytes": "i32", "CODED": "constexpr",
-        "BYTES": "constexpr",
+        "absmax_levels": "*fp32", "absmax_mean": "*fp32", "out": f"*{dtype}", "stride": "i32", "n_blocks": "i32",
+        "INS": "constexpr", "CODED": "constexpr", "BLOCKS": "constexpr",
     }  # fmt: skip
-    sizes = {"CODED": double_quant, "BYTES": fourbit_triton._BYTES_A_PROGRAM}
+    sizes = {"INS": 4096, "CODED": double_quant, "BLOCKS": fourbit_triton._BLOCKS_A_PROGRAM}
     source = ASTSource(fourbit_triton._dequantize, signature, constexprs=sizes)
     options = {"num_warps": fourbit_triton._WARPS, "enable_fp_fusion": False}
     compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32), options=options)

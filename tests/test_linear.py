@@ -262,7 +262,7 @@ def test_recomputing_activations_changes_neither_loss_nor_gradients(quantize):
     model = tiny_model(tiny_config(), 1, quantize=quantize)
     adapter = tiny_adapter(model.config, 2)
     loss, gradients = loss_and_gradients(model, adapter)
-    model.recompute = True
+    model.recompute = model.config.n_layers
     recomputed_loss, recomputed = loss_and_gradients(model, adapter)
     assert recomputed_loss == pytest.approx(loss, abs=1e-6)
     assert_all_close(recomputed, gradients, 1e-6)
@@ -273,8 +273,9 @@ def test_recomputing_activations_keeps_only_each_blocks_input():
     adapter = tiny_adapter(model.config, 2)
     tokens = some_tokens(model.config, 32)
     kept = {}
-    for model.recompute in (False, True):
-        kept[model.recompute] = sum(sizes_saved(lambda: model.hidden(tokens, [0, 32], adapter=adapter)))
+    for blocks in (0, model.config.n_layers):
+        model.recompute = blocks
+        kept[blocks] = sum(sizes_saved(lambda: model.hidden(tokens, [0, 32], adapter=adapter)))
     stream = len(tokens) * model.config.d_model
-    assert kept[False] > 20 * stream
-    assert kept[True] < 5 * stream  # two blocks' inputs, and the last norm's
+    assert kept[0] > 20 * stream
+    assert kept[model.config.n_layers] < 5 * stream  # two blocks' inputs, and the last norm's

@@ -12,8 +12,9 @@ import triton.language as tl
 
 from hoidap.kernels import fourbit
 
-_BYTES_A_PROGRAM = 1024  # 2,048 weights, 32 blocks of 64
+_BLOCKS_A_PROGRAM = 16  # of 32 bytes, 64 weights; 1,024 weights divide every row of PhoGPT's
 _WARPS = 4
+_COLUMNS = 1024  # of one program of the border
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -25,14 +26,14 @@ def _dequantize(  # type: ignore[no-untyped-def]  # noqa: ANN202 - Triton reads 
     absmax_levels,  # noqa: ANN001
     absmax_mean,  # noqa: ANN001
     out,  # noqa: ANN001
-    n_bytes,  # noqa: ANN001
+    stride,  # noqa: ANN001 - of out's rows
+    n_blocks,  # noqa: ANN001
+    INS: tl.constexpr,
     CODED: tl.constexpr,
-    BYTES: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
-    at = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
-    inside = at < n_bytes
-    pair = tl.load(codes + at, mask=inside, other=0).to(tl.int32)
-    block = at // 32  # 32 bytes are 64 weights
+    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
+    inside = block < n_blocks
     largest = tl.load(absmax + block, mask=inside, other=0)
     if CODED:
         step = tl.load(absmax_levels + largest.to(tl.int32))
@@ -40,24 +41,66 @@ def _dequantize(  # type: ignore[no-untyped-def]  # noqa: ANN202 - Triton reads 
         # Without contraction to one fused multiply-add the result equals the reference to the bit.
         product = step * scale
         largest = product + tl.load(absmax_mean)
-    high = tl.load(levels + (pair >> 4)) * largest
-    low = tl.load(levels + (pair & 15)) * largest
-    both = tl.interleave(high, low)
-    where = tl.program_id(0).to(tl.int64) * (2 * BYTES) + tl.arange(0, 2 * BYTES)
-    tl.store(out + where, both.to(out.dtype.element_ty), mask=where < 2 * n_bytes)
+    at = block.to(tl.int64)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    pair = tl.load(codes + at, mask=inside[:, None], other=0).to(tl.int32)
+    high = tl.load(levels + (pair >> 4)) * largest[:, None]
+    low = tl.load(levels + (pair & 15)) * largest[:, None]
+    both = tl.interleave(high, low)  # [BLOCKS, 64]
+    where = block.to(tl.int64)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    if INS % (64 * BLOCKS) == 0:  # a program stays within a row
+        row = tl.program_id(0).to(tl.int64) * (64 * BLOCKS) // INS
+        where += row * (stride - INS)
+    else:
+        where += where // INS * (stride - INS)
+    tl.store(out + where, both.to(out.dtype.element_ty), mask=inside[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _border(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    out, A, B, bias, scale, stride, outs,  # noqa: ANN001
+    INS: tl.constexpr, RANK: tl.constexpr, SPARE: tl.constexpr, ROWS: tl.constexpr, SPARE_WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, BIASED: tl.constexpr,
+):  # fmt: skip
+    pieces = tl.cdiv(outs, ROWS)
+    if tl.program_id(0) < pieces:  # s·B, b and zeros, right of W
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        at = tl.arange(0, SPARE_WIDTH)
+        inside = row < outs
+        v = tl.load(B + row[:, None] * RANK + at[None, :], mask=inside[:, None] & (at < RANK)[None, :], other=0.0) * scale
+        if BIASED:
+            b = tl.load(bias + row, mask=inside, other=0.0).to(tl.float32)
+            v = tl.where(at[None, :] == RANK, b[:, None], v)
+        place = row.to(tl.int64)[:, None] * stride + INS + at[None, :]
+        tl.store(out + place, v.to(out.dtype.element_ty), mask=inside[:, None] & (at < SPARE)[None, :])
+    else:  # A, below W
+        number = tl.program_id(0) - pieces
+        low = number // tl.cdiv(INS, WIDTH)
+        column = number % tl.cdiv(INS, WIDTH) * WIDTH + tl.arange(0, WIDTH)
+        a = tl.load(A + low * INS + column, mask=column < INS, other=0.0)
+        tl.store(out + (outs + low).to(tl.int64) * stride + column, a.to(out.dtype.element_ty), mask=column < INS)
 
 
 def dequantize(weight: fourbit.FourBitWeight, out: torch.Tensor) -> None:
-    """Write the dequantised weight into ``out`` [out, in], contiguous."""
+    """Write the dequantised weight into ``out`` [out, in], its rows apart by any stride."""
     absmax = weight.absmax
     if isinstance(absmax, fourbit.CodedAbsmax):
         parts = (absmax.codes, absmax.scales, absmax.levels, absmax.mean)
     else:
         parts = (absmax, absmax, absmax, absmax)  # the last three are not read
-    n_bytes = weight.codes.numel()
-    grid = (triton.cdiv(n_bytes, _BYTES_A_PROGRAM),)
-    launch: Any = _dequantize[grid]
+    n_blocks = weight.codes.numel() // 32
+    launch: Any = _dequantize[(triton.cdiv(n_blocks, _BLOCKS_A_PROGRAM),)]
     launch(
-        weight.codes, weight.levels, *parts, out, n_bytes,
-        CODED=isinstance(absmax, fourbit.CodedAbsmax), BYTES=_BYTES_A_PROGRAM, num_warps=_WARPS, enable_fp_fusion=False,
+        weight.codes, weight.levels, *parts, out, out.stride(0), n_blocks, INS=weight.shape[1],
+        CODED=isinstance(absmax, fourbit.CodedAbsmax), BLOCKS=_BLOCKS_A_PROGRAM, num_warps=_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def border(out: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scale: float, bias: torch.Tensor | None) -> None:
+    """Write ``bordered``'s right and lower border."""
+    (rank, ins), outs = A.shape, B.shape[0]
+    spare = out.shape[1] - ins
+    launch: Any = _border[(triton.cdiv(outs, 32) + rank * triton.cdiv(ins, _COLUMNS),)]
+    launch(
+        out, A, B, B if bias is None else bias, scale, out.stride(0), outs, INS=ins, RANK=rank, SPARE=spare, ROWS=32,
+        SPARE_WIDTH=triton.next_power_of_2(spare), WIDTH=_COLUMNS, BIASED=bias is not None, num_warps=4,
     )  # fmt: skip

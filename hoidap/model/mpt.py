@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from hoidap.kernels import attention
 from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
+from hoidap.model import blocks
 from hoidap.model.cache import CacheRows
 from hoidap.model.config import MPTConfig
 from hoidap.model.linear import Weight, dequantized, linear
@@ -44,14 +45,15 @@ class MPT:
         self.config = config
         self.weights = weights
         self.dtype = dtype
-        self.recompute = False  # forget the activations inside a block and compute them again in the backward pass
+        self.recompute = 0  # blocks, from the first, that forget their activations and compute them again going back
+        self.attention = attention.pick(self.device, dtype, config.head_dim)
         self.merged: Adapter | None = None
         self._slopes = torch.tensor(config.alibi_slopes(), device=self.device)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._tensor("transformer.wte").device
+        return self.tensor("transformer.wte").device
 
     @property
     def n_parameters(self) -> int:
@@ -99,14 +101,16 @@ class MPT:
         past = cache.past if cache else [0] * len(lengths)
         x = self._embed(tokens, lengths, past)
         # A prompt on empty rows attends to itself alone: the packed layout, which shares its bias, does.
-        layout: attention.Packed | attention.Appended
+        layout: attention.Layout | attention.Appended
         if any(past):
             layout = attention.Appended.lay_out(doc_starts, past, self._slopes)
         else:
-            layout = attention.Packed.lay_out(doc_starts, self._slopes)
+            layout = attention.lay_out(self.attention, doc_starts, self._slopes)
+            if adapter and not cache and self.is_written_out(adapter):
+                return self._norm(blocks.run(self, adapter, x, layout), "transformer.norm_f")
         at = cache.places(lengths) if cache else None
         for layer in range(self.config.n_layers):
-            if self.recompute and torch.is_grad_enabled():
+            if layer < self.recompute and torch.is_grad_enabled():
                 x = checkpoint(self._block, x, layer, layout, cache, at, adapter, use_reentrant=False)
             else:
                 x = self._block(x, layer, layout, cache, at, adapter)
@@ -116,7 +120,7 @@ class MPT:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits [..., V] of ``hidden`` [..., d]; the output layer is the embedding (tied)."""
-        out = linear(hidden, self._tensor("transformer.wte"), None, out_dtype=self.stream_dtype).float()
+        out = linear(hidden, self.tensor("transformer.wte"), None, out_dtype=self.stream_dtype).float()
         return out if self.config.logit_scale is None else out * self.config.logit_scale
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -197,15 +201,20 @@ class MPT:
         model.merged = adapter
         return model
 
+    def is_written_out(self, adapter: "Adapter") -> bool:
+        """Whether training goes through ``blocks``: the GPU's path for an adapter on a frozen base, in 16 bits."""
+        wanted = self.device.type == "cuda" and self.dtype != torch.float32 and torch.is_grad_enabled()
+        return wanted and blocks.is_able(self, adapter)
+
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
-        x = embedding(tokens, self._tensor("transformer.wte")).to(self.stream_dtype)  # [T, d]
+        x = embedding(tokens, self.tensor("transformer.wte")).to(self.stream_dtype)  # [T, d]
         if self.config.learned_pos_emb:
             spans = zip(past, lengths, strict=True)
             positions = [place for old, new in spans for place in range(old, old + new)]
             if max(positions) >= self.config.max_seq_len:
                 msg = f"a document has {max(positions) + 1} tokens; this model has {self.config.max_seq_len} positions"
                 raise ValueError(msg)
-            table = self._tensor("transformer.wpe")
+            table = self.tensor("transformer.wpe")
             x = x + embedding(torch.tensor(positions, device=self.device), table).to(x.dtype)
         return x
 
@@ -213,7 +222,7 @@ class MPT:
         self,
         x: torch.Tensor,
         layer: int,
-        layout: attention.Packed | attention.Appended,
+        layout: attention.Layout | attention.Appended,
         cache: CacheRows | None,
         at: tuple[torch.Tensor, torch.Tensor] | None,
         adapter: "Adapter | None",
@@ -222,12 +231,12 @@ class MPT:
         qkv = self._qkv(self._norm(x, f"{block}.norm_1"), block, adapter)  # [T, 3, H, d/H]
         if cache and at:
             cache.store(layer, at, qkv[:, 1], qkv[:, 2])
-        if isinstance(layout, attention.Packed):
-            attended = layout.attend(qkv, self.config.attention_scale)
-        else:
-            assert cache is not None  # noqa: S101 - an Appended layout is made for a cache alone
+        if isinstance(layout, attention.Appended):
+            assert cache is not None  # noqa: S101 - it is made for a cache alone
             keys, values = cache.read(layer, layout.bias.shape[-1])
             attended = layout.attend(qkv[:, 0], keys, values, self.config.attention_scale)
+        else:
+            attended = layout.attend(qkv, self.config.attention_scale)
         x = x + self._linear(attended.flatten(1), f"{block}.attn.out_proj", adapter, x.dtype)  # [T, H, d/H] → [T, d]
         up = self._linear(self._norm(x, f"{block}.norm_2"), f"{block}.ffn.up_proj", adapter)  # [T, 4d]
         return x + self._linear(gelu(up), f"{block}.ffn.down_proj", adapter, x.dtype)
@@ -249,14 +258,15 @@ class MPT:
 
     def _norm(self, x: torch.Tensor, module: str) -> torch.Tensor:
         # low_precision_layernorm returns the activations' dtype; PyTorch's kernels keep mean and variance in float32.
-        weight, bias = self._tensor(module).to(x.dtype), self._bias(module)
+        weight, bias = self.tensor(module).to(x.dtype), self._bias(module)
         normed = layer_norm(x, x.shape[-1:], weight, None if bias is None else bias.to(x.dtype), _EPSILON)
         return normed.to(self.dtype)
 
     def _bias(self, module: str) -> torch.Tensor | None:
-        return None if self.config.no_bias else self._tensor(module, "bias")
+        return None if self.config.no_bias else self.tensor(module, "bias")
 
-    def _tensor(self, module: str, kind: str = "weight") -> torch.Tensor:
+    def tensor(self, module: str, kind: str = "weight") -> torch.Tensor:
+        """Return a weight that is never quantised, or a bias."""
         weight = self.weights[f"{module}.{kind}"]
         assert isinstance(weight, torch.Tensor)  # noqa: S101 - only the linears of blocks are ever quantised
         return weight

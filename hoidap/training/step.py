@@ -55,10 +55,12 @@ class Stepper:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with self._drawing():
-            loss = sum(
-                self._backward(part, len(batch.targets)) for part in split(batch, self._recipe.schedule.accumulation)
-            )
-        norm = self._update()
+            parts = split(batch, self._recipe.schedule.accumulation)
+            losses = torch.stack([self._backward(part, len(batch.targets)) for part in parts])
+        # One wait for the device a step: another would leave it idle while the next work is made.
+        loss, norm = torch.stack([losses.sum(), self._clip()]).tolist()
+        self._refuse_infinite(loss, norm)
+        self._move()
         self.state.step += 1
         self._guard(loss, norm)
         return {
@@ -86,27 +88,31 @@ class Stepper:
         if self.state.scaler:
             self._scaler.load_state_dict(self.state.scaler)
 
-    def _backward(self, part: Batch, n_labels: int) -> float:
+    def _backward(self, part: Batch, n_labels: int) -> torch.Tensor:
         """Add one pass's gradients; return its share of the loss."""
         moved = part.to(self._model.device)
         hidden = self._model.hidden(moved.tokens, moved.starts, adapter=self._adapter)
-        loss = loss_nats(self._model, hidden[moved.predicting], moved.targets) / n_labels
-        value = float(loss.detach())
-        if not value < float("inf"):
-            raise TrainError(self._advice(f"the loss became {value} at step {self.state.step + 1}"))
+        loss = loss_nats(self._model, hidden.index_select(0, moved.predicting), moved.targets) / n_labels
         torch.autograd.backward(self._scaler.scale(loss))
-        return value
+        return loss.detach()
 
-    def _update(self) -> float:
-        """Clip the gradients and move the weights; returns the gradients' norm, not finite where float16 overflowed."""
+    def _clip(self) -> torch.Tensor:
+        """Clip the gradients; return their norm before, not finite where float16 overflowed."""
         self._scaler.unscale_(self._optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self._trained.values()), self._recipe.optimizer.clip_norm))
+        norm = torch.nn.utils.clip_grad_norm_(list(self._trained.values()), self._recipe.optimizer.clip_norm)
+        return norm.float()
+
+    def _refuse_infinite(self, loss: float, norm: float) -> None:
+        if not loss < float("inf"):
+            raise TrainError(self._advice(f"the loss became {loss} at step {self.state.step + 1}"))
         if not norm < float("inf") and not self._scaler.is_enabled():
             raise TrainError(self._advice(f"the gradient's norm became {norm} at step {self.state.step + 1}"))
+
+    def _move(self) -> None:
+        """Move the weights; the scaler leaves them where float16 overflowed."""
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def _guard(self, loss: float, norm: float) -> None:
         """Stop a run whose every step overflows, or whose loss is far above where it began."""
