@@ -124,6 +124,12 @@ def context_gib() -> float:
     return _CONTEXT_GIB[0]
 
 
+def note_context() -> None:
+    """Open the device and note what that takes."""
+    torch.zeros(1, device="cuda")
+    _CONTEXT_GIB[0] = memory_gib()
+
+
 _CONTEXT_GIB = [0.0]
 
 
@@ -139,8 +145,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = torch.device("cuda")
-    torch.zeros(1, device=device)
-    _CONTEXT_GIB[0] = memory_gib()
+    note_context()
     dtype = getattr(torch, options.dtype)
     error = gradient_error(device, dtype)
     rows = []

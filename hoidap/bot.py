@@ -356,4 +356,6 @@ def _load_weights(
             quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,
             device=device, dtype=dtype, watch=lambda *_: advance(1),
         )  # fmt: skip
+    if is_adapter and run.recipe.embedding == "8-bit":
+        model = model.with_small_embedding()
     return model, load_adapter(folder, model.config, device) if is_adapter else None

@@ -5,6 +5,7 @@ A recipe is read from and written to TOML (``recipe.toml`` in the run folder), s
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hoidap.errors import RecipeError
 
 Method = Literal["lora", "full"]
 Quantize = Literal["nf4", "fp4", "int8", "none"]
+Embedding = Literal["16-bit", "8-bit"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Algorithm = Literal["adamw", "paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit"]
 LossOn = Literal["answer", "text"]
@@ -144,7 +146,10 @@ class Recipe:
     quantize: Quantize = "nf4"  # how the frozen base is held: 4 bits (nf4, fp4), 8 (int8: LLM.int8()) or "none"
     double_quant: bool = True  # of the 4-bit kinds: their scales in 8 bits too
     dtype: DType = "auto"  # what activations are computed in; "auto": what suits the device
-    recompute: bool = False  # forget each block's activations and compute them again in the backward pass: less memory
+    embedding: Embedding = "16-bit"  # how the frozen embedding, which is the output layer too, is held: 16 bits or 8
+    memory_gb: float = 0.0  # 10⁹ bytes of the GPU that the run may take, as its driver counts; 0: what is free
+    recompute: int = -1  # blocks that forget their activations and compute them again; -1: as few as fit the memory
+    offload: bool = False  # what those blocks still keep, their inputs, is kept in the host's memory
     adapter: Adapter = field(default_factory=Adapter)
     optimizer: Optimizer = field(default_factory=Optimizer)
     text: Text = field(default_factory=Text)
@@ -155,6 +160,9 @@ class Recipe:
         _require_one(Method, "--method", self.method)
         _require_one(Quantize, "--quantize", self.quantize)
         _require_one(DType, "--dtype", self.dtype)
+        _require_one(Embedding, "--embedding", self.embedding)
+        _require_whole(self, {"recompute": -1}, {"recompute": "--recompute"})
+        _require(0 <= self.memory_gb < math.inf, "--memory", self.memory_gb, "gigabytes, as in 15 or 15GB")
         if self.method == "full" and self.quantize != "none":
             msg = f"--method full trains every weight, which weights in {self.quantize} do not allow; add --quantize none"
             raise RecipeError(msg)
@@ -182,9 +190,8 @@ _SECTIONS = {"adapter": Adapter, "optimizer": Optimizer, "text": Text, "wordings
 
 # Preset "recall", the default, by the size of the base. PhoGPT: few passes, each followed by a look at recall, at the rate
 # that LoRA wants (ten times a full one; QLoRA, Dettmers et al. 2023, took 2e-4 for 7B and 13B); 2,048 tokens are 8 to 20
-# items a step. Activations are computed twice: 7B5 then trains in 9.1 GiB with float16 (results/shapes-fp16.json).
+# items a step.
 RECALL = Recipe(
-    recompute=True,
     optimizer=Optimizer(warmup_fraction=0.05),
     schedule=Schedule(max_epochs=10, recall_every=1, patience=2),
 )
@@ -260,8 +267,24 @@ def adjusted(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, **sections, **wanted)
 
 
+def gigabytes(text: str | None) -> float | None:
+    """Read an amount of memory, "15GB", "15" or "14GiB", as 10⁹ bytes; None stays None.
+
+    Raises:
+        RecipeError: it is no amount.
+
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G)?\s*", text, re.ASCII | re.IGNORECASE)
+    if not found or not float(found[1]):
+        msg = f"--memory is {text!r}; it takes gigabytes, as in 15GB, 15 or 14GiB"
+        raise RecipeError(msg)
+    return float(found[1]) * (2**30 / 1e9 if (found[2] or "").lower() == "gib" else 1)
+
+
 # What changes memory, speed or records, and not what is computed (but for the order in which floats are added).
-_FREE = ("recompute", "accumulation", "save_every", "log_every")
+_FREE = ("memory_gb", "recompute", "offload", "accumulation", "save_every", "log_every")
 
 
 def differences(kept: Recipe, asked: Recipe) -> list[str]:

@@ -186,7 +186,7 @@ def test_golden_logits_on_the_gpu(name):
     assert (logits - expected["logits"])[mask].abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", [0, 1])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_gradients_of_every_dtype_are_near_float32_on_the_cpu(dtype, recompute):
     tokenizer = Tokenizer.from_file(TOKENIZER)

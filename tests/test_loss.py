@@ -17,7 +17,7 @@ each_chunk = pytest.mark.parametrize("rows", [1, 4, 22, 23, 1000, 0.3])
 
 
 def chunk(monkeypatch: pytest.MonkeyPatch, model: MPT, rows: float) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", int(rows * 4 * model.config.vocab_size))
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", int(rows * 4 * model.config.vocab_size))
 
 
 def rows_and_targets(model: MPT) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +73,7 @@ def test_a_tied_embedding_gets_the_gradients_of_both_its_uses():
 
 def test_the_logits_of_several_chunks_are_not_kept_for_the_backward_pass(monkeypatch):
     model = tiny_model(tiny_config(), 1)
-    monkeypatch.setattr(loss_module, "_CHUNK_BYTES", 4 * model.config.vocab_size * (N // 2))
+    monkeypatch.setattr(loss_module, "CHUNK_BYTES", 4 * model.config.vocab_size * (N // 2))
     hidden, targets = rows_and_targets(model)
     sizes: list[int] = []
 

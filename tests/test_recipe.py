@@ -134,7 +134,7 @@ def test_differences_are_named_but_for_what_changes_nothing_that_is_computed():
     changed = adjusted(RECALL, {"rank": 8, "learning_rate": 1e-3, "quantize": "int8"})
     named = ["quantize is 'int8', was 'nf4'", "rank is 8, was 16", "learning_rate is 0.001, was 0.0002"]
     assert differences(RECALL, changed) == named
-    free = {"recompute": False, "accumulation": 4, "save_every": 7, "log_every": 3}
+    free = {"recompute": 3, "memory_gb": 15.0, "offload": True, "accumulation": 4, "save_every": 7, "log_every": 3}
     assert differences(RECALL, adjusted(RECALL, free)) == []
 
 

@@ -202,7 +202,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(copy, base, sho
 
 
 def test_what_only_saves_memory_may_change(copy, base, shop):
-    run = resumed(copy, base, shop, accumulation=2, recompute=True)
+    run = resumed(copy, base, shop, accumulation=2, recompute=1)
     assert run.has_report
 
 

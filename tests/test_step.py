@@ -136,7 +136,7 @@ def test_memory_that_runs_out_says_what_to_lower():
     assert [said.index(word) for word in wanted] == sorted(said.index(word) for word in wanted)
     with pytest.raises(TrainError, match="the memory ran out"), memory_advice(recipe):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    one_by_one = adjusted(recipe, {"batch_items": 1, "recompute": True})
+    one_by_one = adjusted(recipe, {"batch_items": 1, "recompute": 2})
     with pytest.raises(TrainError) as caught, memory_advice(one_by_one):
         torch.empty(2**60, dtype=torch.uint8)
     assert "--accumulation" not in str(caught.value), "a step of one conversation cannot be split"

@@ -35,8 +35,15 @@ Epochs = Annotated[
     int | None, typer.Option(help="Passes over the items, at most. [default: 10; small bases: 16; more for few items]")
 ]
 BatchTokens = Annotated[int | None, typer.Option(help="Tokens in one step. [default: 2048; small bases: 512]")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Of the GPU, at most, as in 15GB; what saves memory is chosen by it. [default: what is free]"),
+]
 Recompute = Annotated[
-    bool | None, typer.Option(help="Save memory: compute activations twice. [default: yes; small bases: no]")
+    int | None, typer.Option(help="Blocks that save memory by computing twice. [default: as few as fit the memory]")
+]
+Embedding = Annotated[
+    str | None, typer.Option(help="Hold the frozen embedding in 16-bit or 8-bit. [default: 16-bit if it fits]")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest question with its answer. [default: what the base reads]")]
 TooLong = Annotated[
@@ -86,7 +93,9 @@ def train(
     max_steps: MaxSteps = None,
     batch_tokens: BatchTokens = None,
     accumulation: Accumulation = None,
+    memory: Memory = None,
     recompute: Recompute = None,
+    embedding: Embedding = None,
     max_tokens: MaxTokens = None,
     too_long: TooLong = None,
     template: Template = None,
@@ -109,6 +118,7 @@ def train(
     from rich.console import Console
 
     from hoidap.evaluate.table import show_report
+    from hoidap.recipe import gigabytes
     from hoidap.training.job import train as run_job
 
     run = run_job(
@@ -117,7 +127,7 @@ def train(
         rank=rank, alpha=alpha, dropout=dropout, algorithm=optimizer, learning_rate=lr, max_epochs=epochs,
         max_steps=max_steps, batch_tokens=batch_tokens, accumulation=accumulation, max_tokens=max_tokens,
         too_long=too_long, variants=variants, held_out_wordings=held_out_wordings, held_out_items=held_out_items,
-        contact=contact, save_every=save_every, seed=seed,
+        contact=contact, save_every=save_every, seed=seed, memory_gb=gigabytes(memory), embedding=embedding,
     )  # fmt: skip
     console = Console()
     show_report(run.report(), console)
@@ -149,7 +159,7 @@ def pretrain(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in one step. [default: 32768]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest chunk of an article. [default: 512]")] = None,
     accumulation: Accumulation = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Save memory: compute activations twice.")] = False,
+    recompute: Annotated[int, typer.Option(help="Blocks that save memory by computing twice.", min=0)] = 0,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints. [default: 1000]")] = None,
     seed: Seed = None,
     device: Device = None,

@@ -106,6 +106,13 @@ class Packer:
         """Tokens of the longest item alone."""
         return max(len(r.token_ids) for r in self._first)
 
+    @property
+    def longest_conversation(self) -> int:
+        """Tokens of the longest document that an epoch may hold: one item, or several as the turns of a chat."""
+        both = [*zip(self._first, self._later, strict=True), *(pair for pairs in self._others for pair in pairs)]
+        longest = max(len(r.token_ids) for pair in both for r in pair if r)
+        return min(self._max_tokens, _MOST_TURNS * longest) if self._schedule.followup_share else longest
+
     def epoch(self, epoch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """Return the batches of one epoch for one of ``world_size`` processes; every item is in exactly one of all."""
         return [pack(group, self._loss_on) for group in self._groups(epoch)[rank::world_size]]

@@ -64,16 +64,17 @@ def pick(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kind:
     return "triton" if torch.cuda.get_device_capability(device)[0] >= 8 else "sdpa"
 
 
-def lay_out(kind: Kind, starts: Sequence[int], slopes: torch.Tensor) -> Layout:
+def lay_out(kind: Kind, starts: Sequence[int], slopes: torch.Tensor, dtype: torch.dtype) -> Layout:
     """Prepare documents that begin at ``starts``.
 
     Args:
         kind: what ``pick`` chose.
         starts: of the documents, and the number of tokens: [D + 1], from 0, rising.
         slopes: ALiBi's, float32 [H], on the device to compute on; zeros for no ALiBi.
+        dtype: of the activations.
 
     """
-    return (Stream if kind == "triton" else Packed).lay_out(starts, slopes)
+    return Stream.lay_out(starts, slopes) if kind == "triton" else Packed.lay_out(starts, slopes, dtype)
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,19 @@ class Rectangle:
     """D' documents padded to one width W; padding repeats a document's last token."""
 
     at: torch.Tensor  # int64 [D', W]: each cell's place in the stream
-    bias: torch.Tensor  # float32 [1, H, W, W]
+    bias: torch.Tensor  # [1, H, W, W], in the dtype that is attended in
     cells: torch.Tensor  # int64 [n]: the cells that are no padding, counted row by row
     tokens: torch.Tensor  # int64 [n]: and their places in the stream
+
+    def attend(self, qkv: torch.Tensor, scale: float) -> torch.Tensor:
+        """Attend within each row: cells [D', W, 3, H, d] → [D', W, H, d]."""
+        query, key, value = (t.transpose(1, 2) for t in qkv.unbind(2))  # [D', H, W, d] each
+        bias = self.bias.expand(len(qkv), -1, -1, -1)
+        return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale).transpose(1, 2)
+
+    def pad(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Return the cells of ``qkv`` [T, 3, H, d]: [D', W, 3, H, d]."""
+        return _pad(qkv, self.at, self.bias.dtype)
 
 
 @dataclass(frozen=True)
@@ -158,11 +169,17 @@ class Packed:
     back: torch.Tensor  # int64 [T]: each token's place among the rectangles' cells, laid one behind another
 
     @classmethod
-    def lay_out(cls, starts: Sequence[int], slopes: torch.Tensor) -> "Packed":
-        """Group the documents by width, so that padding costs little even where lengths differ much."""
+    def lay_out(cls, starts: Sequence[int], slopes: torch.Tensor, dtype: torch.dtype = torch.float32) -> "Packed":
+        """Group the documents by width, so that padding costs little even where lengths differ much.
+
+        On a GPU, where each rectangle costs launches, a few widths must do.
+        """
+        is_gpu, longest = slopes.device.type == "cuda", max(lengths_of(starts))
+        kind = dtype if is_gpu and dtype == torch.float16 else torch.float32
         by_width: dict[int, list[int]] = {}
         for document, length in enumerate(lengths_of(starts)):
-            by_width.setdefault(_width(length), []).append(document)
+            width = min(_wide(length), -(-longest // 64) * 64) if is_gpu else _width(length)
+            by_width.setdefault(width, []).append(document)
         rectangles = []
         back = torch.empty(starts[-1], dtype=torch.int64)
         cells = 0
@@ -176,25 +193,24 @@ class Packed:
             positions = torch.arange(width, device=slopes.device)[None]
             places = (index.to(slopes.device) for index in (kept, tokens))
             at = torch.minimum(at, ends - 1).to(slopes.device)
-            rectangles.append(Rectangle(at, _bias(positions, width, slopes), *places))
+            rectangles.append(Rectangle(at, _bias(positions, width, slopes).to(kind), *places))
             cells += at.numel()
         return cls(tuple(rectangles), back.to(slopes.device))
 
     def attend(self, qkv: torch.Tensor, scale: float) -> torch.Tensor:
         """See ``Layout``."""
-        outputs = []
-        for rectangle in self.rectangles:
-            out = _attend_rectangle(_pad(qkv, rectangle.at), rectangle.bias, scale)
-            outputs.append(out.transpose(1, 2).flatten(0, 1))  # [D'·W, H, d]
+        with sdpa_kernel(_BACKENDS):
+            outputs = [r.attend(r.pad(qkv), scale).flatten(0, 1) for r in self.rectangles]  # [D'·W, H, d] each
         return torch.cat(outputs).index_select(0, self.back).to(qkv.dtype)
 
     def forward(self, qkv: torch.Tensor, scale: float, out: torch.Tensor) -> None:
         """See ``Layout``; nothing is kept."""
-        for rectangle in self.rectangles:
-            result = _attend_rectangle(_pad(qkv, rectangle.at), rectangle.bias, scale).transpose(1, 2)  # [D', W, H, d]
-            width = result.shape[2] * result.shape[3]
-            kept = result.reshape(-1, width).index_select(0, rectangle.cells)
-            out[:, :width].index_copy_(0, rectangle.tokens, kept.to(out.dtype))
+        width = qkv.shape[2] * qkv.shape[3]
+        with sdpa_kernel(_BACKENDS):
+            for rectangle in self.rectangles:
+                result = rectangle.attend(rectangle.pad(qkv), scale).reshape(-1, width)
+                kept = result.index_select(0, rectangle.cells).to(out.dtype)
+                out[:, :width].index_copy_(0, rectangle.tokens, kept)
 
     def backward(
         self,
@@ -207,9 +223,9 @@ class Packed:
     ) -> None:
         """See ``Layout``; attends again."""
         for rectangle in self.rectangles:
-            padded = _pad(qkv.detach(), rectangle.at).requires_grad_()
-            with torch.enable_grad():
-                result = _attend_rectangle(padded, rectangle.bias, scale).transpose(1, 2)
+            padded = rectangle.pad(qkv.detach()).requires_grad_()
+            with torch.enable_grad(), sdpa_kernel(_BACKENDS):
+                result = rectangle.attend(padded, scale)
             above = torch.zeros(rectangle.at.numel(), grad.shape[1], dtype=result.dtype, device=grad.device)
             above.index_copy_(0, rectangle.cells, grad.index_select(0, rectangle.tokens).to(result.dtype))
             (found,) = torch.autograd.grad(result, padded, above.view(result.shape))
@@ -242,7 +258,7 @@ class Appended:
 
         What stands in a row past its document's end is never looked at.
         """
-        query = _pad(q, self.at).float().transpose(1, 2)  # [D, W, H, d] → [D, H, W, d]
+        query = _pad(q, self.at).transpose(1, 2)  # [D, W, H, d] → [D, H, W, d]
         out = scaled_dot_product_attention(query, keys.float(), values.float(), attn_mask=self.bias, scale=scale)
         return out.transpose(1, 2)[self.real].to(q.dtype)  # [D, W, H, d] → [T, H, d]
 
@@ -261,6 +277,14 @@ def lengths_of(starts: Sequence[int]) -> list[int]:
     return lengths
 
 
+def _wide(length: int) -> int:
+    """Round up to 64 times a power of four."""
+    width = 64
+    while width < length:
+        width *= 4
+    return width
+
+
 def _width(length: int) -> int:
     """Round up to 1, 16, or a power of two or one and a half: few rectangles, at most a third of padding."""
     if length == 1:
@@ -269,22 +293,13 @@ def _width(length: int) -> int:
     return power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power
 
 
-def _pad(stream: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Gather a stream [T, …] into [D, W, …], float32 but for float16 on a GPU.
+def _pad(stream: torch.Tensor, at: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Gather a stream [T, …] into [D, W, …] of ``dtype``.
 
     Padding repeats a document's last token. What it yields is never read, so its gradient is zero, and the backward
     pass, which adds up the repeats in any order, gives the same sum each time.
     """
-    padded = stream.index_select(0, at.flatten()).view(*at.shape, *stream.shape[1:])
-    return padded if padded.dtype == torch.float16 and padded.device.type == "cuda" else padded.float()
-
-
-def _attend_rectangle(qkv: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attend within each row: [D, W, 3, H, d] and [1, H, W, W] → [D, H, W, d]."""
-    query, key, value = (t.transpose(1, 2) for t in qkv.unbind(2))  # [D, H, W, d] each
-    bias = bias.to(query.dtype).expand(len(qkv), -1, -1, -1)
-    with sdpa_kernel(_BACKENDS):
-        return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+    return stream.index_select(0, at.flatten()).view(*at.shape, *stream.shape[1:]).to(dtype)
 
 
 def _bias(positions: torch.Tensor, span: int, slopes: torch.Tensor) -> torch.Tensor:

@@ -62,8 +62,10 @@ def backward(
     launch(qkv, ends, slopes, lse, delta, grad, grad_qkv, scale, T, *strides, D=D, **_BACKWARD)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _scores(q, k, m, n, begin, slope, scale, T):  # noqa: ANN001, ANN202
+@triton.jit
+def _scores(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    q, k, m, n, begin, slope, scale, T,  # noqa: ANN001
+):  # fmt: skip
     """Return scores times log2(e) [M, N] of queries at m to keys at n; -inf where a query may not look."""
     distance = n[None, :] - m[:, None]
     s = tl.dot(q, tl.trans(k)) * scale + slope * distance.to(tl.float32)

@@ -33,6 +33,15 @@ class Int8Weight:
         """Out, in."""
         return self.codes.shape[0], self.codes.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.codes.device
+
+    def rows(self, chosen: torch.Tensor | slice) -> "Int8Weight":
+        """Return some of the rows."""
+        return Int8Weight(self.codes[chosen], self.scales[chosen])
+
 
 def quantize(weight: torch.Tensor) -> Int8Weight:
     """Quantise ``weight`` [out, in].

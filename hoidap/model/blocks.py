@@ -24,9 +24,28 @@ from hoidap.model.linear import LowRank
 
 if TYPE_CHECKING:
     from hoidap.model.adapter import Adapter
+    from hoidap.model.config import MPTConfig
     from hoidap.model.mpt import MPT
 
 _LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")
+
+
+def bytes_kept(config: "MPTConfig", rank: int, stream_bytes: int) -> int:
+    """Return how many bytes a block keeps of each token; computed twice, ``d_model · stream_bytes`` of them."""
+    d, wide = config.d_model, config.expansion_ratio * config.d_model
+    return 2 * stream_bytes * d + 2 * (3 * d + d + spare(rank) + wide) + 3 * 2 * rank + 4 * config.n_heads
+
+
+def bytes_at_work(config: "MPTConfig", rank: int, stream_bytes: int) -> int:
+    """Return how many bytes a token takes, beyond what is kept, while its block goes back."""
+    d, wide, room = config.d_model, config.expansion_ratio * config.d_model, spare(rank)
+    return 2 * (2 * wide + room) + 2 * 3 * (d + room) + stream_bytes * d
+
+
+def bytes_decoded(config: "MPTConfig", rank: int) -> int:
+    """Return how many bytes the largest matrix takes with its borders."""
+    d, wide, room = config.d_model, config.expansion_ratio * config.d_model, spare(rank)
+    return 2 * (wide + room) * (d + room)
 
 
 def is_able(model: "MPT", adapter: "Adapter") -> bool:
@@ -59,7 +78,7 @@ class _Run(torch.autograd.Function):
         added = None  # what the block before adds to x; the next norm makes the sum on its way
         for layer in range(blocks.n_layers):
             kept, after = blocks.forward(layer, x, added)
-            ctx.kept.append(kept.x if layer < blocks.recompute else kept)
+            ctx.kept.append(blocks.put_away(kept.x) if layer < blocks.recompute else kept)
             x, added = kept.middle, after
         return x if added is None else (x.float() + added.float()).to(x.dtype)
 
@@ -71,7 +90,7 @@ class _Run(torch.autograd.Function):
         for layer in reversed(range(blocks.n_layers)):
             kept = ctx.kept.pop()
             if isinstance(kept, torch.Tensor):
-                kept, _ = blocks.forward(layer, kept, None, is_again=True)
+                kept, _ = blocks.forward(layer, kept.to(grads[0].device, non_blocking=True), None, is_again=True)
             is_wanted = layer > 0 or ctx.needs_input_grad[0]
             narrow, above, found = blocks.backward(layer, kept, narrow, above, is_wanted=is_wanted)
             matrices.append(found)
@@ -183,6 +202,12 @@ class _Blocks:
             rows.add_norm(kept.x, None, *self._norm(layer, 1), normed, rank)
         of_into = self._of_matrices(grad, normed[:, :d], low_into, into)
         return narrow, above, [*of_into, *of_out, *of_up, *of_down]
+
+    def put_away(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the stream before a block that will run again: as it is, or a copy in the host's memory."""
+        if not self._model.offload or x.device.type != "cuda":
+            return x
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
     def with_spare(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a 16-bit copy of ``grad`` [T, d] with columns to spare, and ``grad`` in the stream's dtype."""

@@ -14,12 +14,12 @@ from hoidap.kernels.cross_entropy import cross_entropy as loss_and_gradient
 from hoidap.kernels.product import product
 from hoidap.model.mpt import MPT
 
-_CHUNK_BYTES = 256 * 2**20  # of float32 logits at once
+CHUNK_BYTES = 256 * 2**20  # of float32 logits at once
 
 
 def loss_nats(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the summed cross-entropy, in nats, of ``targets`` [N] given ``hidden`` [N, d] at the positions before them."""
-    if not model.tensor("transformer.wte").requires_grad and hidden.requires_grad and model.config.logit_scale is None:
+    if not model.trains_head and hidden.requires_grad and model.config.logit_scale is None:
         total: torch.Tensor = _FrozenHead.apply(hidden, targets, model)  # type: ignore[no-untyped-call]
         return total
     chunks = list(_chunks(model, hidden, targets))
@@ -47,7 +47,6 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, model: MPT) -> torch.Tensor:
-        wte = model.tensor("transformer.wte").to(hidden.dtype)
         factor = 1.0 if hidden.dtype == torch.float32 else 1024.0  # a probability of a millionth is too small for float16
         losses, grads = [], []
         for rows, ids in _chunks(model, hidden, targets):
@@ -55,7 +54,7 @@ class _FrozenHead(torch.autograd.Function):
             grad = torch.empty(logits.shape, dtype=hidden.dtype, device=hidden.device)
             losses.append(loss_and_gradient(logits, ids, grad, factor))
             del logits
-            grads.append(product(grad, wte).mul_(1 / factor))
+            grads.append(_through_head(grad, model).mul_(1 / factor))
         ctx.save_for_backward(torch.cat(grads))
         ctx.dtype = hidden.dtype
         return torch.cat(losses).sum()
@@ -66,10 +65,19 @@ class _FrozenHead(torch.autograd.Function):
         return (grad * grads[0]).to(ctx.dtype), None, None
 
 
+def _through_head(grad: torch.Tensor, model: MPT) -> torch.Tensor:
+    """Return the gradient of what the output layer read, float32 [N, d], given that of the logits [N, V]."""
+    begin, total = 0, torch.zeros(len(grad), model.config.d_model, device=grad.device)
+    for piece in model.head():
+        total += product(grad[:, begin : begin + len(piece)], piece.to(grad.dtype))
+        begin += len(piece)
+    return total
+
+
 def _chunk_loss(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return cross_entropy(model.logits(hidden), targets, reduction="sum")
 
 
 def _chunks(model: MPT, hidden: torch.Tensor, targets: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    size = max(1, _CHUNK_BYTES // (4 * model.config.vocab_size))
+    size = max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
     yield from zip(torch.split(hidden, size), torch.split(targets, size), strict=True)

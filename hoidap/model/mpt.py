@@ -11,14 +11,14 @@ D documents, B rows, d = d_model, H heads, V vocabulary.
     logits = norm_f(x) wteᵀ
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import embedding, gelu, layer_norm
 from torch.utils.checkpoint import checkpoint
 
-from hoidap.kernels import attention
+from hoidap.kernels import attention, int8
 from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 from hoidap.model import blocks
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of each block, in order
 _EPSILON = 1e-5  # of every layer norm
 _DECODED_BYTES = 2**29  # of matrices held decoded on the CPU
+_DECODED_ROWS = 16_384  # of an embedding in eight bits, decoded at once: 128 MB of 7B5's
+_WTE = "transformer.wte.weight"
 
 
 class MPT:
@@ -46,6 +48,7 @@ class MPT:
         self.weights = weights
         self.dtype = dtype
         self.recompute = 0  # blocks, from the first, that forget their activations and compute them again going back
+        self.offload = False  # what such blocks still keep, their inputs, is kept in the host's memory
         self.attention = attention.pick(self.device, dtype, config.head_dim)
         self.merged: Adapter | None = None
         self._slopes = torch.tensor(config.alibi_slopes(), device=self.device)
@@ -53,7 +56,7 @@ class MPT:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.tensor("transformer.wte").device
+        return self.weights[_WTE].device
 
     @property
     def n_parameters(self) -> int:
@@ -105,7 +108,7 @@ class MPT:
         if any(past):
             layout = attention.Appended.lay_out(doc_starts, past, self._slopes)
         else:
-            layout = attention.lay_out(self.attention, doc_starts, self._slopes)
+            layout = attention.lay_out(self.attention, doc_starts, self._slopes, self.dtype)
             if adapter and not cache and self.is_written_out(adapter):
                 return self._norm(blocks.run(self, adapter, x, layout), "transformer.norm_f")
         at = cache.places(lengths) if cache else None
@@ -120,8 +123,18 @@ class MPT:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return float32 logits [..., V] of ``hidden`` [..., d]; the output layer is the embedding (tied)."""
-        out = linear(hidden, self.tensor("transformer.wte"), None, out_dtype=self.stream_dtype).float()
+        pieces = [linear(hidden, piece, None, out_dtype=self.stream_dtype).float() for piece in self.head()]
+        out = torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
         return out if self.config.logit_scale is None else out * self.config.logit_scale
+
+    def head(self) -> Iterator[torch.Tensor]:
+        """Yield the output layer, the embedding (tied), in pieces of whole rows: one, unless it has to be decoded."""
+        wte = self.weights[_WTE]
+        if not isinstance(wte, Int8Weight):
+            yield self.tensor("transformer.wte")
+            return
+        for begin in range(0, wte.shape[0], _DECODED_ROWS):
+            yield dequantized(wte.rows(slice(begin, begin + _DECODED_ROWS)), self.dtype)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return float32 logits [B, T, V] of ``input_ids`` [B, T]; padding (mask 0), at either end, gets zeros.
@@ -165,13 +178,26 @@ class MPT:
         held = {name: weight for name, weight in self.weights.items() if isinstance(weight, FourBitWeight)}
         weights = {**self.weights, **{name: dequantized(weight, self.dtype) for name, weight in held.items()}}
         model = MPT(self.config, weights, self.dtype)
-        model.recompute, model.merged = self.recompute, self.merged
+        model.recompute, model.offload, model.merged = self.recompute, self.offload, self.merged
         return model
+
+    def with_small_embedding(self) -> "MPT":
+        """Return a model whose embedding, the output layer too, is held in eight bits: 7B5's takes 1 GB less."""
+        weights = {**self.weights, _WTE: int8.quantize(self.tensor("transformer.wte"))}
+        model = MPT(self.config, weights, self.dtype)
+        model.recompute, model.offload, model.merged = self.recompute, self.offload, self.merged
+        return model
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the embedding's gradient is wanted."""
+        wte = self.weights[_WTE]
+        return isinstance(wte, torch.Tensor) and wte.requires_grad
 
     @property
     def is_int8(self) -> bool:
         """Whether matrices are held in eight bits."""
-        return any(isinstance(weight, Int8Weight) for weight in self.weights.values())
+        return any(isinstance(weight, Int8Weight) for name, weight in self.weights.items() if name != _WTE)
 
     @property
     def is_cheap_decoded(self) -> bool:
@@ -207,7 +233,11 @@ class MPT:
         return wanted and blocks.is_able(self, adapter)
 
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
-        x = embedding(tokens, self.tensor("transformer.wte")).to(self.stream_dtype)  # [T, d]
+        wte = self.weights[_WTE]
+        if isinstance(wte, Int8Weight):
+            x = dequantized(wte.rows(tokens), self.dtype).to(self.stream_dtype)  # [T, d]
+        else:
+            x = embedding(tokens, self.tensor("transformer.wte")).to(self.stream_dtype)
         if self.config.learned_pos_emb:
             spans = zip(past, lengths, strict=True)
             positions = [place for old, new in spans for place in range(old, old + new)]

@@ -35,6 +35,7 @@ from hoidap.training.checkpoint import Checkpoints
 from hoidap.training.exam import RecallExam
 from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
+from hoidap.training.memory import fit_memory
 from hoidap.training.probe import probe_rates
 from hoidap.training.step import memory_advice
 from hoidap.training.watcher import RunWatcher, go_back
@@ -200,17 +201,23 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
     if base.name == MINI and (advice := larger_base(plan.device)):
         console.print(advice, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
-    with memory_advice(recipe):
+    dialled, chosen = fit_memory(recipe, base.config, plan.device, plan.dtype, packer.longest_conversation)
+    if chosen:
+        console.print(chosen, soft_wrap=True, highlight=False)
+    # What else was chosen changes no result, and is chosen anew when the run goes on.
+    recipe = adjusted(recipe, {"algorithm": dialled.optimizer.algorithm, "embedding": dialled.embedding})
+    with memory_advice(dialled):
         with bar(console, "loading the base", len(base.config.shapes())) as advance:
             network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
         if probe_lr and not kept:
-            recipe = probe_rates(network, adapter, packer, recipe, console)
+            rate = probe_rates(network, adapter, packer, dialled, console).optimizer.learning_rate
+            recipe, dialled = (adjusted(r, {"learning_rate": rate}) for r in (recipe, dialled))
         run = kept or Run.create(
             folder, base, prints, recipe, plan.template, plan.split, plan.notes, owner, _cost(errors, recipe, console)
         )
         write = _writer(network, adapter, base)
         with run.lock():
-            outcome = _train(run, recipe, network, adapter, packer, write, console)
+            outcome = _train(run, dialled, network, adapter, packer, write, console)
             run.save_weights(write)
         longest = max(len(plan.tokenizer.encode(question.text)) for question in questions(plan.split))
         room = 2 * packer.longest_tokens + longest + 64
@@ -280,6 +287,10 @@ def load_for_training(
         )
         if model.is_cheap_decoded:
             model = model.decoded()
+        if recipe.embedding == "8-bit":
+            model = model.with_small_embedding()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what loading took is the run's again
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
     model = base.load(quantize="none", device=device, dtype=torch.float32, watch=watch)

@@ -112,7 +112,7 @@ class _Training:
         self._data, self._exam, self._schedule = data, exam, recipe.schedule
         self._watcher, self._checkpoints = watcher, checkpoints
         self._trained = adapter.trainable() if adapter else model.trainable()
-        model.recompute = recipe.recompute
+        model.recompute, model.offload = max(0, recipe.recompute), recipe.offload
         self.state = State()
         self.best = Best(self._trained)
         self._stepper = Stepper(model, adapter, self._trained, recipe, count_steps(data, recipe), self.state)

@@ -33,7 +33,7 @@ def probe_rates(model: MPT, adapter: Adapter | None, packer: Packer, recipe: Rec
     trained = adapter.trainable() if adapter else model.trainable()
     start = {name: tensor.detach().clone() for name, tensor in trained.items()}
     n_steps = max(4, min(_MOST_STEPS, count_steps(packer, recipe) // 5))
-    model.recompute = recipe.recompute
+    model.recompute, model.offload = max(0, recipe.recompute), recipe.offload
     found: dict[float, float] = {}
     with bar(console, "trying three learning rates", n_steps * len(_FACTORS)) as advance:
         for factor in _FACTORS:

@@ -165,7 +165,7 @@ def memory_advice(recipe: Recipe, shorter: str = "--max-tokens with --too-long d
             if schedule.batch_items == 1
             else [f"--accumulation {2 * schedule.accumulation} (the same steps in more passes)"]
         )
-        same += [] if recipe.recompute else ["--recompute"]
+        same += ["--recompute 1000 (all blocks)"] if recipe.recompute <= 0 else []
         other = ["--quantize nf4"] if recipe.quantize in ("none", "int8") and recipe.method == "lora" else []
         other += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", shorter]
         advice = f"with the same --out and --resume, {', '.join(same)}; or " if same else ""

@@ -1,0 +1,157 @@
+"""How much memory a run takes, reckoned before anything is loaded, and the dials that make it fit.
+
+Cheapest first: a step in several passes; blocks that keep their input alone and run forward twice; those inputs in the
+host's memory. Where none of that is enough: an optimiser whose state is paged out, and the embedding in 8 bits. Only the
+last two change what is computed, so they are written into the recipe; the others are chosen anew at each start.
+
+All of it is arithmetic on shapes, for adapters on a GPU; what PyTorch's allocator may then take is capped, so that a run
+that needs more than was reckoned stops with advice instead of taking it.
+"""
+
+import importlib.util
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from hoidap.errors import RecipeError
+from hoidap.model import blocks
+from hoidap.model.config import MPTConfig
+from hoidap.model.loss import CHUNK_BYTES
+from hoidap.recipe import Algorithm, Embedding, Recipe, adjusted
+
+_CONTEXT_BYTES = 0.75 * 2**30  # CUDA, cuBLAS and kernels, outside PyTorch's allocator (H200, measured: 0.75 GiB)
+_SPARE_SHARE = 0.04  # of what is allowed, left for gaps between tensors of differing size
+_PASS_TOKENS = 600  # what a pass costs beyond its tokens, in tokens: matrices are decoded anew
+_SMALL_PARAMETERS = 100_000_000  # a base below needs no dial on a CPU
+_WEIGHT_BYTES = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0, "none": 2.0}
+_STATE_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_32bit": 0, "paged_adamw_8bit": 0}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run takes of the GPU, in bytes."""
+
+    weights: float
+    adapter: float  # with its gradients and the optimiser's state
+    activations: float
+    work: float  # of the block at hand, of the output layer, decoded matrices
+
+    @property
+    def total(self) -> float:
+        """All of it, but for CUDA's own."""
+        return self.weights + self.adapter + self.activations + self.work
+
+
+def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, passes: int) -> Need:
+    """Reckon what a run takes whose longest document has ``longest`` tokens and whose steps are made in ``passes``."""
+    d, layers, rank = config.d_model, config.n_layers, recipe.adapter.rank
+    whole = max(longest, recipe.schedule.batch_tokens)
+    tokens = whole if passes == 1 else min(whole, -(-whole // passes) + longest)  # a pass is of whole documents
+    stream = 4 if dtype == torch.float16 else 2
+    shapes = [shape for name, shape in config.shapes().items() if ".blocks." in name and len(shape) == 2]
+    linear = sum(outs * ins for outs, ins in shapes)
+    scales = (0.127 if recipe.double_quant else 0.5) / 8 if recipe.quantize in ("nf4", "fp4") else 0
+    embedding = config.vocab_size * (d + 4 if recipe.embedding == "8-bit" else 2 * d)
+    weights = linear * (_WEIGHT_BYTES[recipe.quantize] + scales) + embedding
+    matrices = rank * sum(outs + ins for outs, ins in shapes)
+    adapter = matrices * (4 + 4 + (4 if passes > 1 else 0) + _STATE_BYTES[recipe.optimizer.algorithm])
+    kept = blocks.bytes_kept(config, rank, stream)
+    twice = min(max(recipe.recompute, 0), layers)
+    activations = tokens * ((layers - twice) * kept + (0 if recipe.offload else twice * stream * d))
+    # Chips without bfloat16 attend over padded documents.
+    padded = 2 * (tokens * 16 * d + 3 * config.n_heads * longest**2) if dtype == torch.float16 else 0
+    block = padded + tokens * (blocks.bytes_at_work(config, rank, stream) + (kept if twice else 0))
+    logits = min(CHUNK_BYTES, 4 * tokens * config.vocab_size) * 2 + 3 * 4 * tokens * d
+    if recipe.embedding == "8-bit":
+        logits += 2 * min(config.vocab_size, 16_384) * d
+    return Need(weights, adapter, activations, max(block + 1.5 * blocks.bytes_decoded(config, rank), logits))
+
+
+def fit_memory(
+    recipe: Recipe, config: MPTConfig, device: torch.device, dtype: torch.dtype, longest: int
+) -> tuple[Recipe, str]:
+    """Return the recipe with every dial set, and what was chosen, in words; cap what PyTorch may take of the GPU.
+
+    Args:
+        recipe: as asked for.
+        config: of the base.
+        device: where it will be trained.
+        dtype: of the activations.
+        longest: tokens of the longest document.
+
+    Raises:
+        RecipeError: more is asked for than is free, or nothing makes the run fit; says what it needs.
+
+    """
+    if device.type != "cuda" or recipe.method != "lora":
+        is_large = config.n_parameters >= _SMALL_PARAMETERS and recipe.method == "lora"
+        return adjusted(
+            recipe, {"recompute": recipe.recompute if recipe.recompute >= 0 else is_large * config.n_layers}
+        ), ""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = recipe.memory_gb * 1e9 - _CONTEXT_BYTES if recipe.memory_gb else float(free)
+    if allowed > free:
+        msg = f"--memory is {recipe.memory_gb:g} GB, but {free / 1e9:.1f} GB of this GPU's {total / 1e9:.1f} are free"
+        raise RecipeError(msg)
+    chosen = choose(recipe, config, dtype, longest, allowed * (1 - _SPARE_SHARE))
+    torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, allowed / total)), device)
+    need = reckon(config, chosen, dtype, longest, chosen.schedule.accumulation).total + _CONTEXT_BYTES
+    most = (allowed + _CONTEXT_BYTES) / 1e9
+    return chosen, f"memory: {need / 1e9:.1f} of {most:.1f} GB reckoned; {_in_words(chosen, config)}"
+
+
+def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, allowed: float) -> Recipe:
+    """Return the recipe with the cheapest dials under which it takes no more than ``allowed`` bytes.
+
+    Raises:
+        RecipeError: there are none.
+
+    """
+    layers = config.n_layers
+    twice = range(layers + 1) if recipe.recompute < 0 else [min(recipe.recompute, layers)]
+    most = max(1, recipe.schedule.batch_tokens // max(1, longest))
+    first = recipe.schedule.accumulation
+    passes = sorted({first, *(n for n in (2, 4, 8, 16, 32) if first < n <= most)})
+    if recipe.adapter.dropout:  # other passes would draw other masks
+        passes = [first]
+    for algorithm, embedding in _fallbacks(recipe):
+        found: list[tuple[float, bool, int, Recipe]] = []
+        for n_passes, n_twice, offload in itertools.product(passes, twice, sorted({recipe.offload, True})):
+            changes = {"recompute": n_twice, "offload": offload, "algorithm": algorithm, "embedding": embedding}
+            tried = adjusted(recipe, {**changes, "accumulation": n_passes})
+            if reckon(config, tried, dtype, longest, n_passes).total <= allowed:
+                share = n_twice / layers * (0.6 if offload else 0.5)  # a second forward is half of a step's first two
+                found.append(
+                    (recipe.schedule.batch_tokens * (1 + share) + n_passes * _PASS_TOKENS, offload, len(found), tried)
+                )
+        if found:
+            return min(found)[-1]
+    least = adjusted(recipe, {"recompute": layers, "offload": True, "embedding": "8-bit"})
+    need = reckon(config, least, dtype, longest, max(passes))
+    msg = (
+        f"this run needs {(need.total + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving on "
+        f"({need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank {recipe.adapter.rank}), "
+        f"and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
+        f"(the longest document has {longest} tokens), or take a smaller base"
+    )
+    raise RecipeError(msg)
+
+
+def _fallbacks(recipe: Recipe) -> list[tuple[Algorithm, Embedding]]:
+    """Return optimiser and embedding as asked for, and what to try if that does not fit."""
+    asked = recipe.optimizer.algorithm
+    ways: list[tuple[Algorithm, Embedding]] = [(asked, recipe.embedding), (asked, "8-bit")]
+    if asked == "adamw" and importlib.util.find_spec("bitsandbytes"):
+        ways += [("paged_adamw_32bit", recipe.embedding), ("paged_adamw_32bit", "8-bit")]
+    return ways
+
+
+def _in_words(chosen: Recipe, config: MPTConfig) -> str:
+    words = [f"{chosen.recompute or 'none'} of {config.n_layers} blocks computed twice"]
+    if chosen.offload and chosen.recompute:
+        words.append("their inputs in the host's memory")
+    if chosen.schedule.accumulation > 1:
+        words.append(f"{chosen.schedule.accumulation} passes a step")
+    words += [f"optimiser {chosen.optimizer.algorithm}", f"embedding in {chosen.embedding.replace('-bit', ' bits')}"]
+    return ", ".join(words)
