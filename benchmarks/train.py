@@ -3,11 +3,11 @@
     python benchmarks/train.py 7b-blocks 7b5 4b --out benchmarks/results/train.json
     python benchmarks/train.py fp16-15gb memory linear first-step --out benchmarks/results/train-memory.json
 
-Rows are named on the command line, so that each command stays short. Weights are random; items are as in shapes.py. A share
-is (4 · parameters of the linears · tokens + 4 · vocabulary · d · labelled tokens) / time, over the rate of a bfloat16 product
-of 8,192³ random numbers in the same process. Baselines are of the same process and items: baselines.py.
+Rows are named on the command line, so that each command stays short. Weights are random; items are as in shapes.py. A
+share is (4 · parameters of the linears · tokens + 4 · vocabulary · d · labelled tokens) / time, over the rate of a bfloat16
+product of 8,192³ random numbers in the same process. Baselines are of the same process and items: baselines.py.
 
-fp16-15gb is not a T4: it is this GPU kept to 15 GB, float16 and what compiles for a T4 (attention by PyTorch's own kernels).
+fp16-15gb is not a T4: it is this GPU kept to 15 GB, float16 and what compiles for a T4 (attention by PyTorch's kernels).
 """
 
 import argparse
@@ -116,7 +116,7 @@ def run(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, steps: int, atten
 
 def row(
     key: str, value: float, unit: str, baseline: Any, ratio: float | None, error: float | None, note: str, **detail: Any
-):
+) -> dict[str, Any]:
     target = TARGETS.get(key)
     judged = ratio if key.endswith((".recipe", ".tuned")) else value
     is_least = key.endswith((".share", ".recipe", ".tuned"))
@@ -129,7 +129,7 @@ def row(
     return made
 
 
-def speed(shape: str, tokens: int, with_tuned: bool, with_recipe: bool) -> list[dict[str, Any]]:
+def speed(shape: str, tokens: int, *, with_tuned: bool, with_recipe: bool) -> list[dict[str, Any]]:
     config, error = CONFIGS[shape], gradient_error(torch.device("cuda"), torch.bfloat16)
     rate = peak_flops()
     recipe = adjusted(RECALL, {"batch_tokens": tokens, "recompute": 0})
@@ -198,7 +198,7 @@ def memory() -> list[dict[str, Any]]:
     rows = []
     for shape, gb in (("7b5", 7.4), ("4b", 3.7)):
         command = [sys.executable, __file__, "one-memory", "--shape", shape, "--gb", str(gb)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             print(done.stdout[-1500:], done.stderr[-2500:])
             continue
@@ -264,7 +264,7 @@ def first_step() -> list[dict[str, Any]]:
             str(out), "--max-steps", "1000", "--epochs", "10",
         ]  # fmt: skip
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # noqa: S603
         metrics, seconds = out / "metrics.jsonl", None
         while process.poll() is None and time.perf_counter() - started < 180:
             if metrics.is_file() and '"step"' in metrics.read_text():
@@ -276,7 +276,7 @@ def first_step() -> list[dict[str, Any]]:
         if seconds is None:
             print(text[-3000:])
             return []
-    note = "process start to the first step in metrics.jsonl; 7.4 GB of bfloat16 in safetensors, quantised on the way; file cache warm"
+    note = "process start to the first step in metrics.jsonl; 7.4 GB of bfloat16 safetensors, quantised; file cache warm"
     return [row("first-step-4b", seconds, "s", None, None, None, note)]
 
 
@@ -300,7 +300,8 @@ def main() -> None:
             rows += others[name]()
         else:
             with_baselines = not options.no_baselines
-            rows += speed(name, 16_384 if name != "7b5" else 8192, with_baselines and name == "7b-blocks", with_baselines)
+            has_tuned = with_baselines and name == "7b-blocks"
+            rows += speed(name, 16_384, with_tuned=has_tuned, with_recipe=with_baselines)
         release()
         if options.out:
             environment.write(options.out, rows)

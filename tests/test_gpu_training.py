@@ -12,6 +12,8 @@ from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.config import MPTConfig
 from hoidap.model.loss import loss_nats
 from hoidap.model.mpt import MPT
+from hoidap.recipe import RECALL, adjusted
+from hoidap.training.memory import fit_memory
 
 pytestmark = pytest.mark.gpu
 
@@ -195,9 +197,22 @@ def test_autograd_and_the_written_out_blocks_agree(dtype, monkeypatch):
 
 def test_what_is_not_plain_goes_through_autograd():
     config = MPTConfig(d_model=64, n_heads=2, n_layers=1, vocab_size=128, max_seq_len=64)
-    held = random_tensors(config, CPU, torch.float32, 0)
+    held = list(random_tensors(config, CPU, torch.float32, 0))
     model = assemble(config, held, quantize="nf4", device=CUDA, dtype=torch.bfloat16)
     adapter = new_adapter(config, 4, 8, CUDA)
     assert blocks.is_able(model, adapter)
     assert not blocks.is_able(model, adapter.with_dropout(0.1))
     assert not blocks.is_able(assemble(config, held, quantize="int8", device=CUDA, dtype=torch.bfloat16), adapter)
+
+
+def test_a_run_takes_no_more_memory_than_it_was_given():
+    config = MPTConfig(d_model=64, n_heads=2, n_layers=2, vocab_size=128, max_seq_len=64)
+    try:
+        recipe, words = fit_memory(adjusted(RECALL, {"memory_gb": 2.0}), config, CUDA, torch.bfloat16, 64)
+        assert recipe.recompute == 0
+        assert "of 2.0 GB reckoned" in words
+        torch.empty(2**30, dtype=torch.uint8, device=CUDA)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(2 * 10**9, dtype=torch.uint8, device=CUDA)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -95,7 +95,8 @@ def fit_memory(
         msg = f"--memory is {recipe.memory_gb:g} GB, but {free / 1e9:.1f} GB of this GPU's {total / 1e9:.1f} are free"
         raise RecipeError(msg)
     chosen = choose(recipe, config, dtype, longest, allowed * (1 - _SPARE_SHARE))
-    torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, allowed / total)), device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, allowed / total)), index)
     need = reckon(config, chosen, dtype, longest, chosen.schedule.accumulation).total + _CONTEXT_BYTES
     most = (allowed + _CONTEXT_BYTES) / 1e9
     return chosen, f"memory: {need / 1e9:.1f} of {most:.1f} GB reckoned; {_in_words(chosen, config)}"
@@ -131,8 +132,8 @@ def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, 
     need = reckon(config, least, dtype, longest, max(passes))
     msg = (
         f"this run needs {(need.total + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving on "
-        f"({need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank {recipe.adapter.rank}), "
-        f"and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
+        f"({need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank "
+        f"{recipe.adapter.rank}), and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
         f"(the longest document has {longest} tokens), or take a smaller base"
     )
     raise RecipeError(msg)
