@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +15,7 @@ from hoidap.model.checkpoint import Watch, load_checkpoint, unwatched, weight_fi
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.mpt import MPT
 from hoidap.prompt import PHOGPT_4B_CHAT, PHOGPT_7B5_INSTRUCT, Template
-from hoidap.recipe import Quantize
+from hoidap.recipe import Embedding, Quantize
 from hoidap.runtime import pick_device, pick_dtype
 from hoidap.tokenizer import Tokenizer
 
@@ -60,14 +61,14 @@ class Base:
         *,
         quantize: Quantize,
         double_quant: bool = True,
+        embedding: Embedding = "16-bit",
         device: torch.device,
         dtype: torch.dtype,
         watch: Watch = unwatched,
     ) -> MPT:
         """Load the weights as ``load_checkpoint`` does."""
-        return load_checkpoint(
-            self.folder, quantize=quantize, double_quant=double_quant, device=device, dtype=dtype, watch=watch
-        )
+        how: dict[str, Any] = {"quantize": quantize, "double_quant": double_quant, "embedding": embedding}
+        return load_checkpoint(self.folder, **how, device=device, dtype=dtype, watch=watch)
 
     def files(self) -> list[Path]:
         """Return the files that make the base."""

@@ -354,8 +354,6 @@ def _load_weights(
     with bar(console, "loading", len(found.config.shapes())) as advance:
         model = found.load(
             quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,
-            device=device, dtype=dtype, watch=lambda *_: advance(1),
+            embedding=run.recipe.embedding, device=device, dtype=dtype, watch=lambda *_: advance(1),
         )  # fmt: skip
-    if is_adapter and run.recipe.embedding == "8-bit":
-        model = model.with_small_embedding()
     return model, load_adapter(folder, model.config, device) if is_adapter else None

@@ -48,10 +48,10 @@ def bordered(
         from hoidap.kernels import fourbit_triton
 
         if isinstance(weight, FourBitWeight):
-            fourbit_triton.dequantize(weight, result[:outs, :ins])
+            fourbit_triton.bordered(weight, result, A, B, scale, bias)
         else:
             result[:outs, :ins] = weight
-        fourbit_triton.border(result, A, B, scale, bias)
+            fourbit_triton.border(result, A, B, scale, bias)
         return result
     result[:outs, :ins] = fourbit.dequantize(weight, dtype) if isinstance(weight, FourBitWeight) else weight
     border_reference(result, A, B, scale, bias)

@@ -20,6 +20,7 @@ import torch
 
 BLOCK = 64  # weights that share one absmax
 ABSMAX_BLOCK = 256  # absmax values that share one scale
+_AT_ONCE = 2**24  # weights quantised at once, which takes a dozen bytes of each
 
 Kind = Literal["nf4", "fp4"]
 # What each code stands for. NF4: the 16 quantiles of a normal distribution, scaled to [-1, 1] and with an exact zero
@@ -83,16 +84,25 @@ def quantize(weight: torch.Tensor, kind: Kind = "nf4", *, double_quant: bool = T
         raise ValueError(msg)
     levels = torch.tensor(LEVELS[kind], device=weight.device)
     ascending, order = levels.sort(stable=True)
-    codes, absmax = _nearest(weight.float().reshape(-1, BLOCK), ascending)  # [n/64, 64]
-    if kind == "fp4":  # NF4's codes ascend as they are
-        codes = order.to(torch.uint8)[codes.int()]
-    flat = codes.reshape(-1)
+    found = [
+        _codes(part, ascending, order if kind == "fp4" else None) for part in torch.split(weight.reshape(-1), _AT_ONCE)
+    ]
+    absmax = torch.cat([largest for _, largest in found])
     return FourBitWeight(
-        codes=(flat[::2] << 4) | flat[1::2],
+        codes=torch.cat([codes for codes, _ in found]),
         levels=levels,
         absmax=_code(absmax) if double_quant else absmax,
         shape=(weight.shape[0], weight.shape[1]),
     )
+
+
+def _codes(weights: torch.Tensor, ascending: torch.Tensor, order: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the codes, two a byte, and the absmax values of weights [n]."""
+    codes, absmax = _nearest(weights.float().reshape(-1, BLOCK), ascending)  # [n/64, 64]
+    if order is not None:  # NF4's codes ascend as they are
+        codes = order.to(torch.uint8)[codes.int()]
+    flat = codes.reshape(-1)
+    return (flat[::2] << 4) | flat[1::2], absmax
 
 
 def dequantize(weight: FourBitWeight, dtype: torch.dtype) -> torch.Tensor:

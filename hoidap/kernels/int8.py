@@ -17,6 +17,7 @@ import torch
 from hoidap.kernels.product import product
 
 THRESHOLD = 6.0  # of magnitude, from which on a column is an outlier's (the paper, section 3.2)
+_AT_ONCE = 2**24  # weights quantised at once, which takes a dozen bytes of each
 _EXACT_COLUMNS = 1024  # 127² · 1,024 < 2²⁴: sums of so many products are whole numbers that float32 holds
 _SMALLEST = 1e-35  # stands for a row of zeros; 127 divided by it is still a float32
 
@@ -53,7 +54,8 @@ def quantize(weight: torch.Tensor) -> Int8Weight:
     if weight.dim() != 2 or not weight.numel():
         msg = f"int8 takes a matrix; got {tuple(weight.shape)}"
         raise ValueError(msg)
-    return Int8Weight(*_quantize_rows(weight.float()))
+    found = [_quantize_rows(rows.float()) for rows in torch.split(weight, max(1, _AT_ONCE // weight.shape[1]))]
+    return Int8Weight(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def dequantize(weight: Int8Weight, dtype: torch.dtype) -> torch.Tensor:

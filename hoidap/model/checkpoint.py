@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,8 +22,8 @@ from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.model import stored
 from hoidap.model.config import MPTConfig, read_config
 from hoidap.model.linear import Weight, dequantized
-from hoidap.model.mpt import MPT
-from hoidap.recipe import Quantize
+from hoidap.model.mpt import MPT, WTE
+from hoidap.recipe import Embedding, Quantize
 
 _log = logging.getLogger(__name__)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -46,6 +46,7 @@ def load_checkpoint(
     *,
     quantize: Quantize,
     double_quant: bool = True,
+    embedding: Embedding = "16-bit",
     device: torch.device,
     dtype: torch.dtype,
     watch: Watch = unwatched,
@@ -59,6 +60,7 @@ def load_checkpoint(
         folder: holds ``config.json`` and the weights.
         quantize: how the linear layers of the blocks are held; the rest is always in ``dtype``.
         double_quant: whether the scales of the 4-bit kinds are in eight bits too.
+        embedding: "8-bit" holds the embedding in eight bits, a scale a row; "16-bit" in ``dtype``, whatever that is.
         device: where the weights are put.
         dtype: what is computed in.
         watch: is told of each tensor once it is in its place: its name, how it came and how it is held.
@@ -69,7 +71,8 @@ def load_checkpoint(
     """
     config, files, _, forms = _checked(folder)
     tensors = _read(files, forms)
-    return assemble(config, tensors, quantize=quantize, double_quant=double_quant, device=device, dtype=dtype, watch=watch)
+    how: dict[str, Any] = {"quantize": quantize, "double_quant": double_quant, "embedding": embedding}
+    return assemble(config, tensors, **how, device=device, dtype=dtype, watch=watch)
 
 
 def assemble(
@@ -78,6 +81,7 @@ def assemble(
     *,
     quantize: Quantize,
     double_quant: bool = True,
+    embedding: Embedding = "16-bit",
     device: torch.device,
     dtype: torch.dtype,
     watch: Watch = unwatched,
@@ -86,7 +90,10 @@ def assemble(
     weights: dict[str, Weight] = {}
     for name, tensor in tensors:
         moved = _moved(tensor, device, quantize, double_quant=double_quant)
-        weights[name] = _hold(name, moved, quantize, dtype, double_quant=double_quant)
+        if name == WTE and embedding == "8-bit" and isinstance(moved, torch.Tensor):
+            weights[name] = int8.quantize(moved)
+        else:
+            weights[name] = _hold(name, moved, quantize, dtype, double_quant=double_quant)
         watch(name, moved if isinstance(moved, torch.Tensor) else torch.empty(moved.shape, device="meta"), weights[name])
     order = config.shapes()
     return MPT(config, {name: weights[name] for name in order}, dtype)

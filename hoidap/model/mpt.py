@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import embedding, gelu, layer_norm
 from torch.utils.checkpoint import checkpoint
 
-from hoidap.kernels import attention, int8
+from hoidap.kernels import attention
 from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 from hoidap.model import blocks
@@ -33,7 +33,7 @@ LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of e
 _EPSILON = 1e-5  # of every layer norm
 _DECODED_BYTES = 2**29  # of matrices held decoded on the CPU
 _DECODED_ROWS = 16_384  # of an embedding in eight bits, decoded at once: 128 MB of 7B5's
-_WTE = "transformer.wte.weight"
+WTE = "transformer.wte.weight"  # the embedding, which is the output layer too
 
 
 class MPT:
@@ -56,7 +56,7 @@ class MPT:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.weights[_WTE].device
+        return self.weights[WTE].device
 
     @property
     def n_parameters(self) -> int:
@@ -129,7 +129,7 @@ class MPT:
 
     def head(self) -> Iterator[torch.Tensor]:
         """Yield the output layer, the embedding (tied), in pieces of whole rows: one, unless it has to be decoded."""
-        wte = self.weights[_WTE]
+        wte = self.weights[WTE]
         if not isinstance(wte, Int8Weight):
             yield self.tensor("transformer.wte")
             return
@@ -181,23 +181,16 @@ class MPT:
         model.recompute, model.offload, model.merged = self.recompute, self.offload, self.merged
         return model
 
-    def with_small_embedding(self) -> "MPT":
-        """Return a model whose embedding, the output layer too, is held in eight bits: 7B5's takes 1 GB less."""
-        weights = {**self.weights, _WTE: int8.quantize(self.tensor("transformer.wte"))}
-        model = MPT(self.config, weights, self.dtype)
-        model.recompute, model.offload, model.merged = self.recompute, self.offload, self.merged
-        return model
-
     @property
     def trains_head(self) -> bool:
         """Whether the embedding's gradient is wanted."""
-        wte = self.weights[_WTE]
+        wte = self.weights[WTE]
         return isinstance(wte, torch.Tensor) and wte.requires_grad
 
     @property
     def is_int8(self) -> bool:
         """Whether matrices are held in eight bits."""
-        return any(isinstance(weight, Int8Weight) for name, weight in self.weights.items() if name != _WTE)
+        return any(isinstance(weight, Int8Weight) for name, weight in self.weights.items() if name != WTE)
 
     @property
     def is_cheap_decoded(self) -> bool:
@@ -233,7 +226,7 @@ class MPT:
         return wanted and blocks.is_able(self, adapter)
 
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
-        wte = self.weights[_WTE]
+        wte = self.weights[WTE]
         if isinstance(wte, Int8Weight):
             x = dequantized(wte.rows(tokens), self.dtype).to(self.stream_dtype)  # [T, d]
         else:

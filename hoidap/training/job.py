@@ -23,7 +23,7 @@ from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter, save_adapter
 from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, unwatched
 from hoidap.model.linear import Weight
-from hoidap.model.mpt import MPT
+from hoidap.model.mpt import MPT, WTE
 from hoidap.progress import bar
 from hoidap.prompt import Template, find_template
 from hoidap.recipe import Recipe, adjusted, differences, preset
@@ -283,12 +283,11 @@ def load_for_training(
     seed = recipe.schedule.seed
     if recipe.method == "lora":
         model = base.load(
-            quantize=recipe.quantize, double_quant=recipe.double_quant, device=device, dtype=dtype, watch=watch
-        )
+            quantize=recipe.quantize, double_quant=recipe.double_quant, embedding=recipe.embedding, device=device,
+            dtype=dtype, watch=watch,
+        )  # fmt: skip
         if model.is_cheap_decoded:
             model = model.decoded()
-        if recipe.embedding == "8-bit":
-            model = model.with_small_embedding()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what loading took is the run's again
         generator = torch.Generator().manual_seed(seed)
@@ -304,7 +303,7 @@ def _loading(advance: Callable[[int], None], errors: dict[str, float]) -> Watch:
     def watch(name: str, original: torch.Tensor, held: Weight) -> None:
         advance(1)
         error = quantization_error(original, held)
-        if error is not None:
+        if error is not None and name != WTE:
             errors[name] = error
 
     return watch

@@ -1,7 +1,7 @@
 """How much memory a run takes, reckoned before anything is loaded, and the dials that make it fit.
 
 Cheapest first: a step in several passes; blocks that keep their input alone and run forward twice; those inputs in the
-host's memory. Where none of that is enough: an optimiser whose state is paged out, and the embedding in 8 bits. Only the
+host's memory. Where none of that is enough: the embedding in 8 bits, and an optimiser with its state in 8. Only the
 last two change what is computed, so they are written into the recipe; the others are chosen anew at each start.
 
 All of it is arithmetic on shapes, for adapters on a GPU; what PyTorch's allocator may then take is capped, so that a run
@@ -25,7 +25,7 @@ _SPARE_SHARE = 0.04  # of what is allowed, left for gaps between tensors of diff
 _PASS_TOKENS = 600  # what a pass costs beyond its tokens, in tokens: matrices are decoded anew
 _SMALL_PARAMETERS = 100_000_000  # a base below needs no dial on a CPU
 _WEIGHT_BYTES = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0, "none": 2.0}
-_STATE_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_32bit": 0, "paged_adamw_8bit": 0}
+_STATE_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.1}  # pages count
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, 
         passes = [first]
     for algorithm, embedding in _fallbacks(recipe):
         found: list[tuple[float, bool, int, Recipe]] = []
-        for n_passes, n_twice, offload in itertools.product(passes, twice, sorted({recipe.offload, True})):
+        for offload, n_passes, n_twice in itertools.product(sorted({recipe.offload, True}), passes, twice):
             changes = {"recompute": n_twice, "offload": offload, "algorithm": algorithm, "embedding": embedding}
             tried = adjusted(recipe, {**changes, "accumulation": n_passes})
             if reckon(config, tried, dtype, longest, n_passes).total <= allowed:
-                share = n_twice / layers * (0.6 if offload else 0.5)  # a second forward is half of a step's first two
+                share = n_twice / layers * (1.0 if offload else 0.5)  # forward is half of a step; a way to the host as much
                 found.append(
                     (recipe.schedule.batch_tokens * (1 + share) + n_passes * _PASS_TOKENS, offload, len(found), tried)
                 )
@@ -130,10 +130,12 @@ def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, 
             return min(found)[-1]
     least = adjusted(recipe, {"recompute": layers, "offload": True, "embedding": "8-bit"})
     need = reckon(config, least, dtype, longest, max(passes))
+    parts = (
+        f"{need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank {recipe.adapter.rank}"
+    )
     msg = (
-        f"this run needs {(need.total + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving on "
-        f"({need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank "
-        f"{recipe.adapter.rank}), and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
+        f"this run needs {(need.total + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving on ({parts}), "
+        f"and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
         f"(the longest document has {longest} tokens), or take a smaller base"
     )
     raise RecipeError(msg)
@@ -144,7 +146,7 @@ def _fallbacks(recipe: Recipe) -> list[tuple[Algorithm, Embedding]]:
     asked = recipe.optimizer.algorithm
     ways: list[tuple[Algorithm, Embedding]] = [(asked, recipe.embedding), (asked, "8-bit")]
     if asked == "adamw" and importlib.util.find_spec("bitsandbytes"):
-        ways += [("paged_adamw_32bit", recipe.embedding), ("paged_adamw_32bit", "8-bit")]
+        ways += [("adamw_8bit", recipe.embedding), ("adamw_8bit", "8-bit")]
     return ways
 
 
