@@ -170,9 +170,13 @@ def planned(shape: str, gb: float, dtype: torch.dtype, tokens: int, **changes: A
 
 def fp16() -> list[dict[str, Any]]:
     rate, error = peak_flops(), gradient_error(torch.device("cuda"), torch.float16)
-    recipe, words, need = planned("7b5", 15.0, torch.float16, 8192)
-    found = run(CONFIGS["7b5"], recipe, torch.float16, 12, "sdpa")
-    config, tokens = CONFIGS["7b5"], 8192
+    config, tried = CONFIGS["7b5"], {}
+    for tokens in (2048, 4096, 8192):
+        recipe, words, need = planned("7b5", 15.0, torch.float16, tokens)
+        tried[tokens] = run(config, recipe, torch.float16, 49_152 // tokens, "sdpa"), recipe, words, need
+        release()
+    tokens = max(tried, key=lambda n: tried[n][0].flops_per_s)
+    found, recipe, words, need = tried[tokens]
     linear = config.n_parameters - config.vocab_size * config.d_model
     flops = (4 + 2 * recipe.recompute / config.n_layers) * linear * tokens
     flops += 4 * config.vocab_size * config.d_model * 0.6 * tokens
@@ -183,7 +187,9 @@ def fp16() -> list[dict[str, Any]]:
     }  # fmt: skip
     peak = {"what": "bfloat16 product of 8,192³, same process, FLOP/s", "flops_per_s": rate}
     share = found.flops_per_s / rate
-    detail = {**vars(found), "reckoned": vars(need) | {"total": need.total}, "t4_estimate": estimate}
+    shares = {str(n): each[0].flops_per_s / rate for n, each in tried.items()}
+    reckoned = vars(need) | {"total": need.total}
+    detail = {**vars(found), "shares_by_tokens": shares, "reckoned": reckoned, "t4_estimate": estimate}
     fits = found.driver_gib * 2**30 <= 15e9
     note = (
         f"{words}; attention sdpa; {found.driver_gib * 2**30 / 1e9:.2f} GB by the driver ({'fits' if fits else 'TOO MUCH'})"

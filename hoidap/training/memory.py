@@ -60,7 +60,7 @@ def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, 
     twice = min(max(recipe.recompute, 0), layers)
     activations = tokens * ((layers - twice) * kept + (0 if recipe.offload else twice * stream * d))
     # Chips without bfloat16 attend over padded documents.
-    padded = 2 * (tokens * 16 * d + 3 * config.n_heads * longest**2) if dtype == torch.float16 else 0
+    padded = 2 * (tokens * 6 * d + 3 * config.n_heads * longest**2) if dtype == torch.float16 else 0
     block = padded + tokens * (blocks.bytes_at_work(config, rank, stream) + (kept if twice else 0))
     logits = min(CHUNK_BYTES, 4 * tokens * config.vocab_size) * 2 + 3 * 4 * tokens * d
     if recipe.embedding == "8-bit":
