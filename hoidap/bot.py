@@ -93,6 +93,7 @@ class Bot:
         self._tokenizer = tokenizer
         self.template = template
         self.items = list(items)
+        self._taught = {item.question for item in self.items}
         self.grounds = grounds
         self.mode = self._possible(mode)
         self._contact = contact
@@ -228,9 +229,18 @@ class Bot:
         if _HALF.search(question):
             msg = "the question holds half of a character (a lone surrogate), which is no text; send it as UTF-8"
             raise RequestError(msg)
-        turns = [*self.fit(question, history, sampling), Turn(question)]
+        asked = self._with_marks(question)
+        turns = [*self.fit(asked, history, sampling), Turn(asked)]
         prompt = tuple(render(turns, self._tokenizer, self.template).token_ids)
         return Request(prompt, sampling, (self.template.stop,))
+
+    def _with_marks(self, question: str) -> str:
+        """Return a question as the model is asked it: with the diacritics that it lacks, unless an item lacks them too.
+
+        Of Vietnamese typed without, a model makes little.
+        """
+        is_taught = nfc(question) in self._taught
+        return question if self.grounds is None or is_taught else self.grounds.restorer.restore(question)
 
     def _pieces(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Iterator[Piece]:
         request_id = self._engine.submit(self._request(question, history, sampling))

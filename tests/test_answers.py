@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from tiny_run import FULL, ITEMS, make_base, write_csv
 
-from hoidap.bot import load
+from hoidap.bot import Bot, load
 from hoidap.data.items import Item, to_jsonl
 from hoidap.errors import RequestError, RunError
 from hoidap.ground.confidence import Confidence
@@ -105,6 +105,56 @@ def test_a_correction_of_no_item_names_what_is_near(run):
 def test_verbatim_gives_the_items_words(run):
     answer = load(run.folder, device="cpu", mode="verbatim").answer("có nhận thẻ ko shop")
     assert (answer.text, answer.source) == (ITEMS[2].answer, ITEMS[2])
+
+
+class Listener:
+    """Hears what the model is asked."""
+
+    def __init__(self, bot):
+        self._engine, self.heard = bot._engine, []
+        self._decode = bot._tokenizer.decode
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def submit(self, request):
+        self.heard.append(self._decode(list(request.prompt)))
+        return self._engine.submit(request)
+
+
+@pytest.mark.parametrize("mode", ["model", "checked", "verbatim"])
+def test_the_model_is_asked_with_the_diacritics_that_a_question_lacks(run, mode):
+    bot = load(run.folder, device="cpu", mode=mode)
+    bot._engine = listener = Listener(bot)
+    bot.answer("phi giao hang bao nhieu")
+    bot.answer_all(["gio mo cua"])
+    "".join(bot.stream("nhan the khong"))
+    heard = [text for text in listener.heard if all(item.question not in text for item in ITEMS)]  # asked once more
+    first, second, third = heard
+    assert "phí giao hàng bao nhiêu" in first
+    assert "giờ mở cửa" in second
+    assert "nhận thẻ không" in third
+
+
+def test_a_question_that_an_item_has_is_asked_as_it_was_taught(run):
+    items = run.items()
+    items[0] = Item("May gio mo cua hang?", items[0].answer)  # other items write "cửa hàng"
+    loaded = load(run.folder, device="cpu")
+    grounds = type(loaded.grounds).build(items, [[] for _ in items])
+    bot = Bot(loaded._engine, loaded._tokenizer, items, loaded.template, grounds=grounds)
+    bot._engine = listener = Listener(bot)
+    bot.answer(items[0].question)
+    bot.answer("may gio mo cua hang vay")
+    assert items[0].question in listener.heard[0]
+    assert "cửa hàng" in listener.heard[1]
+
+
+def test_without_an_index_the_model_is_asked_as_typed(run):
+    shutil.rmtree(run.folder / "index")
+    bot = load(run.folder, device="cpu", mode="model")
+    bot._engine = listener = Listener(bot)
+    bot.answer("phi giao hang")
+    assert "phi giao hang" in listener.heard[0]
 
 
 def test_model_needs_neither_index_nor_data(run):

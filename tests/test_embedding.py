@@ -91,7 +91,7 @@ def model(install):
 
 
 def meant(weight=40.0):
-    return Confidence(MEANT_SIGNALS, (4.0, 4.0, 2.0, 2.0, weight, weight), -20.0, 0.5)
+    return Confidence(MEANT_SIGNALS, (4.0, 4.0, 2.0, 2.0, weight, weight, 0.0), -20.0, 0.5)
 
 
 def built(items=ITEMS, others=OTHERS):
@@ -155,7 +155,8 @@ def test_before_an_exam_the_meaning_has_no_weight():
 def test_an_item_with_the_same_answer_is_no_rival():
     candidates, _ = built().candidates("Cửa hàng có nhận thẻ không?", None)
     assert [c.number for c in candidates] == [2]
-    own, lead = candidates[0].signals[-2:]
+    own, lead, covered = candidates[0].signals[-3:]
+    assert covered == 1.0
     similarities = built().embeddings.similarities("Cửa hàng có nhận thẻ không?")
     assert (own, lead) == (similarities.max(), similarities.max() - similarities[:2].max())
 
@@ -267,7 +268,7 @@ def test_vectors_that_are_none_say_what_to_do(spoil, tmp_path):
         Grounds.load(tmp_path, ITEMS)
 
 
-@pytest.mark.parametrize("name", ["vectors.safetensors", "words.json", "confidence.json"])
+@pytest.mark.parametrize("name", ["vectors.safetensors", "rarity.json", "confidence.json"])
 @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY", b"\xff" * 64])
 def test_a_damaged_file_says_what_to_do(name, content, tmp_path):
     built().with_confidence(meant()).save(tmp_path)
@@ -281,7 +282,7 @@ def test_a_damaged_file_says_what_to_do(name, content, tmp_path):
 def test_a_confidence_of_other_signals_is_refused(tmp_path):
     built().with_confidence(meant()).save(tmp_path)
     UNTRAINED.save(tmp_path / "embedding" / "confidence.json")
-    with pytest.raises(RunError, match="meaning_lead; `hoidap evaluate` writes it again"):
+    with pytest.raises(RunError, match="covered; `hoidap evaluate` writes it again"):
         Grounds.load(tmp_path, ITEMS)
 
 

@@ -153,6 +153,21 @@ def test_grounds_are_written_and_read(grounds, tmp_path):
     assert read.confidence == kept.confidence
     for question in ("mở lúc nào", "visa", "địa chỉ"):
         assert read.near(question) == kept.near(question)
+    assert read.restorer == kept.restorer
+
+
+def test_diacritics_are_restored_from_questions_wordings_and_answers(grounds):
+    assert grounds.restorer.restore("mo luc nao, dia chi, xuan thuy") == "mở lúc nào, địa chỉ, xuân thủy"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"\xff" * 64, b'{"a": {"b": -1}}'])
+def test_damaged_words_say_what_to_do(grounds, content, tmp_path):
+    grounds.save(tmp_path)
+    (tmp_path / "words.json").unlink()
+    if content is not None:
+        (tmp_path / "words.json").write_bytes(content)
+    with pytest.raises(RunError, match="`hoidap evaluate` writes it again"):
+        Grounds.load(tmp_path, ITEMS)
 
 
 def test_an_index_of_other_items_is_refused(grounds, tmp_path):

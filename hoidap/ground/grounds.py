@@ -21,11 +21,12 @@ from hoidap.facts import foreign_facts, missing_facts
 from hoidap.ground.confidence import Confidence
 from hoidap.ground.embedding import Embeddings
 from hoidap.ground.index import Index
+from hoidap.ground.restore import Restorer
 from hoidap.text import comparable, fold
 from hoidap.variants.teencode import meanings, spell_out
 
 SIGNALS = ("nearness", "lead", "said", "said_surely")
-MEANT_SIGNALS = (*SIGNALS, "meaning", "meaning_lead")  # where there are embeddings
+MEANT_SIGNALS = (*SIGNALS, "meaning", "meaning_lead", "covered")  # where there are embeddings
 _NEAREST = 20  # texts taken from each index
 _CLOSE = 0.5  # share of words that an answer has in common with the item's that it is said to come from
 _SAME = 0.85  # and from which it is that answer, if its facts are the same
@@ -33,10 +34,11 @@ _MOST_WORDS = 2000  # compared of each answer
 _WORD = re.compile(r"\w+")
 _KEPT = 4096  # questions, and answers
 _INDEXES = ("questions", "documents", "answers")
+_WORDS = "words.json"
 
 # Before a run was examined: the question must be nearly an item's own, or near one whose answer the model gives.
 UNTRAINED = Confidence(SIGNALS, (4.0, 4.0, 1.0, 2.0), -4.5, 0.5)
-_UNTRAINED_MEANT = replace(UNTRAINED, names=MEANT_SIGNALS, weights=(*UNTRAINED.weights, 0.0, 0.0))  # no guess at them
+_UNTRAINED_MEANT = replace(UNTRAINED, names=MEANT_SIGNALS, weights=(*UNTRAINED.weights, 0.0, 0.0, 0.0))  # no guess at them
 
 
 # Words that turn an answer round: one has as many of them as the other, or they are two answers.
@@ -92,6 +94,7 @@ class Grounds:
     answers_index: Index
     answers: npt.NDArray[np.uint64]  # a hash of each item's answer, as compared: equal for equal answers
     own_words: frozenset[str]  # teencode that the items use as words: "ship" in a shop that writes so
+    restorer: Restorer  # of the diacritics that a question lacks
     confidence: Confidence = UNTRAINED  # of the signals that there are
     embeddings: Embeddings | None = None
     lexical: Confidence = UNTRAINED  # takes its place where the extra is missing
@@ -111,7 +114,9 @@ class Grounds:
         answers_index = Index.build([item.answer for item in items])
         untrained = UNTRAINED if embeddings is None else _UNTRAINED_MEANT
         documents = Index.build(texts)
-        return cls(items, questions, documents, answers_index, answers, frozenset(own_words), untrained, embeddings)
+        restorer = embeddings.restorer if embeddings else Restorer.of_items(items, others)
+        known = (answers, frozenset(own_words), restorer)
+        return cls(items, questions, documents, answers_index, *known, untrained, embeddings)
 
     def save(self, folder: Path) -> None:
         """Write all but the items into an existing folder."""
@@ -120,6 +125,7 @@ class Grounds:
             (folder / name).mkdir(exist_ok=True)
             index.save(folder / name)
         (folder / "own-words.txt").write_text("".join(f"{word}\n" for word in sorted(self.own_words)), encoding="utf-8")
+        self.restorer.save(folder / _WORDS)
         self.without_embeddings().confidence.save(folder / "confidence.json")
         if self.embeddings is not None:
             (folder / "embedding").mkdir(exist_ok=True)
@@ -147,10 +153,11 @@ class Grounds:
         if answers.dtype != np.uint64 or answers.shape != (len(items),):
             msg = f"{folder / 'answers.npy'} is not of the run's {len(items)} items; `hoidap evaluate` writes it again"
             raise RunError(msg)
-        lexical = _confidence(folder / "confidence.json", SIGNALS)
-        grounds = cls(items, questions, documents, answers_index, answers, frozenset(own_words), lexical, lexical=lexical)
+        lexical, restorer = _confidence(folder / "confidence.json", SIGNALS), Restorer.load(folder / _WORDS)
+        known = (answers, frozenset(own_words), restorer)
+        grounds = cls(items, questions, documents, answers_index, *known, lexical, lexical=lexical)
         extra = folder / "embedding"
-        embeddings = Embeddings.load(extra, len(items)) if extra.is_dir() else None
+        embeddings = Embeddings.load(extra, len(items), restorer) if extra.is_dir() else None
         if embeddings is None:
             return grounds
         return replace(grounds, embeddings=embeddings, confidence=_confidence(extra / "confidence.json", MEANT_SIGNALS))
@@ -214,12 +221,13 @@ class Grounds:
         found = [near[0].number] if near else []
         if source is not None:
             found.append(source)
-        meant = self.embeddings.similarities(spell_out(question, self.own_words)) if self.embeddings else None
+        asked = self.restorer.restore(spell_out(question, self.own_words)) if self.embeddings else ""
+        meant = self.embeddings.similarities(asked) if self.embeddings else None
         if meant is not None:
             found.append(int(meant.argmax()))
         numbers = {int(self.answers[number]): number for number in reversed(found)}.values()  # of equal answers the first
         kept = [number for number in dict.fromkeys(found) if number in numbers]
-        return [Candidate(n, self._signals(n, near, source, said) + self._meaning(n, meant)) for n in kept], near
+        return [Candidate(n, self._signals(n, near, source, said) + self._meaning(n, meant, asked)) for n in kept], near
 
     def _signals(self, number: int, near: Sequence[Near], source: int | None, said: Said | None) -> tuple[float, ...]:
         own = max((n.nearness for n in near if self.has_same_answer(n.number, number)), default=0.0)
@@ -227,13 +235,14 @@ class Grounds:
         is_said = float(source is not None and self.has_same_answer(source, number))
         return own, own - other, is_said, is_said * (said.likelihood if said else 0.0)
 
-    def _meaning(self, number: int, meant: npt.NDArray[np.float64] | None) -> tuple[float, ...]:
+    def _meaning(self, number: int, meant: npt.NDArray[np.float64] | None, asked: str) -> tuple[float, ...]:
         """Return the further signals that there are with embeddings."""
-        if meant is None:
+        if meant is None or self.embeddings is None:
             return ()
         same = self.answers == self.answers[number]
         own = float(meant[same].max())
-        return own, own - float(meant[~same].max(initial=0.0))
+        covered = self.embeddings.rarity.covered(self.restorer.restore(self.items[number].question), asked)
+        return own, own - float(meant[~same].max(initial=0.0)), covered
 
     def recognise(self, question: str, said: Said | None) -> tuple[int | None, float, list[Near]]:
         """Return the item that is most likely asked for, how sure that is, and what is near."""

@@ -2,6 +2,10 @@
 
 A bare syllable may be any of the forms that it has in the items; which, the pairs of neighbours tell (the path of greatest
 probability, Viterbi 1967). Nothing is shipped: a word that no item has stays as it was typed, as does one that has marks.
+
+How probable a word is behind another is smoothed as by Witten and Bell (1991): the more different words stand behind that
+other, the more a pair that was never seen may come. Such a pair is as probable as its second word stands behind many
+different ones (Kneser and Ney 1995): "lâu" is frequent in "bao lâu" alone, and says that "bao" stands before it.
 """
 
 import json
@@ -13,16 +17,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from hoidap.data.items import Item
 from hoidap.errors import RunError
 from hoidap.text import fold, nfc
 from hoidap.tones import restyle
 
 _WORD = re.compile(r"[^\W_]+")
 _BARE = re.compile(r"[A-Za-z]{1,7}")  # "nghiêng" is the longest syllable
+_DIGIT = re.compile(r"\d")
+_NUMBER = "0"  # stands for every word with a digit in it
 _START = ""  # stands before the first word
 _MOST_CHARACTERS = 1000  # of a text; what is behind them is neither learned from nor restored
 _MOST_FORMS = 8  # of one bare syllable, the most frequent
-_PAIR_SHARE = 0.9  # of a form's probability, that the word before gives it; the rest is its share of its syllable
+_UNSEEN = 0.5  # neighbours that a word has beside those seen
 _MOST_BYTES = 64 * 2**20  # of a file
 
 
@@ -32,7 +39,15 @@ class Restorer:
 
     pairs: Mapping[str, Mapping[str, int]]  # how often a word has another behind it
     totals: Mapping[str, int]  # how often it has any
-    forms: Mapping[str, Mapping[str, float]]  # of a bare syllable, with the share of each
+    spread: Mapping[str, float]  # the share of all pairs, each counted once, that a word is the second of
+    forms: Mapping[str, Sequence[str]]  # of a bare syllable
+
+    @classmethod
+    def of_items(cls, items: Sequence[Item], others: Sequence[Sequence[str]]) -> "Restorer":
+        """Learn from items; ``others`` has for each the other wordings by the user that were trained on."""
+        return cls.build(
+            text for item, more in zip(items, others, strict=True) for text in (item.question, *more, item.answer)
+        )
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> "Restorer":
@@ -40,8 +55,8 @@ class Restorer:
         pairs: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for text in texts:
             if not text.isascii():
-                words = _WORD.findall(restyle(nfc(text[:_MOST_CHARACTERS]), "older").lower())
-                for before, word in pairwise([_START, *words]):
+                words = _WORD.findall(restyle(nfc(text[:_MOST_CHARACTERS]), "older"))
+                for before, word in pairwise([_START, *map(_key, words)]):
                     pairs[before][word] += 1
         return cls.of(pairs)
 
@@ -49,22 +64,25 @@ class Restorer:
     def of(cls, pairs: Mapping[str, Mapping[str, int]]) -> "Restorer":
         """Return what restores by these pairs."""
         counts: Counter[str] = Counter()
+        kinds: Counter[str] = Counter()
         for behind in pairs.values():
             counts.update(behind)
-        forms: defaultdict[str, dict[str, float]] = defaultdict(dict)
-        for word, count in counts.most_common():
+            kinds.update(behind.keys())
+        forms: defaultdict[str, list[str]] = defaultdict(list)
+        for word, _ in counts.most_common():
             bare = fold(word)
             if len(bare) == len(word) and _BARE.fullmatch(bare) and len(forms[bare]) < _MOST_FORMS:
-                forms[bare][word] = count
-        shares = {bare: {form: n / sum(found.values()) for form, n in found.items()} for bare, found in forms.items()}
-        return cls(pairs, {word: sum(behind.values()) for word, behind in pairs.items()}, shares)
+                forms[bare].append(word)
+        every = kinds.total() + _UNSEEN * (len(kinds) + 1)
+        spread = {word: (n + _UNSEEN) / every for word, n in kinds.items()}
+        return cls(pairs, {word: sum(behind.values()) for word, behind in pairs.items()}, spread, forms)
 
     def restore(self, text: str) -> str:
         """Return a text in NFC with the marks that it probably lacks; digits, punctuation and capitals are kept."""
         text = nfc(text)
         matches = list(_WORD.finditer(text[:_MOST_CHARACTERS]))
         pieces, end = [], 0
-        for match, form in zip(matches, self._path([match.group().lower() for match in matches]), strict=True):
+        for match, form in zip(matches, self._path([_key(match.group()) for match in matches]), strict=True):
             word = match.group()
             pieces += [text[end : match.start()], _in_case(form, word) if _BARE.fullmatch(word) else word]
             end = match.end()
@@ -76,10 +94,8 @@ class Restorer:
         steps: list[dict[str, str]] = []  # for each word, from which form the best path comes to each
         for word in words:
             step, reached = {}, {}
-            for form, share in self.forms.get(word, {word: 1.0}).items():
-                ways = (
-                    (score + math.log(self._probability(before, form, share)), before) for before, score in scores.items()
-                )
+            for form in self.forms.get(word, (word,)):
+                ways = ((score + math.log(self._probability(before, form)), before) for before, score in scores.items())
                 reached[form], step[form] = max(ways, key=lambda way: way[0])
             scores = reached
             steps.append(step)
@@ -88,9 +104,11 @@ class Restorer:
             path.append(step[path[-1]])
         return path[-2::-1]
 
-    def _probability(self, before: str, form: str, share: float) -> float:
-        pair = self.pairs.get(before, {}).get(form, 0)
-        return (1 - _PAIR_SHARE) * share + (_PAIR_SHARE * pair / self.totals[before] if pair else 0.0)
+    def _probability(self, before: str, form: str) -> float:
+        """Return how probable a word is behind another, of all words."""
+        alone = self.spread.get(form, 1.0)  # a word that no item has is the one form of itself, and as good as any
+        behind = self.pairs.get(before)
+        return (behind.get(form, 0) + len(behind) * alone) / (self.totals[before] + len(behind)) if behind else alone
 
     def save(self, path: Path) -> None:
         """Write the pairs as JSON."""
@@ -117,6 +135,11 @@ class Restorer:
             msg = f"{path} holds counts that are none; `hoidap evaluate` writes it again"
             raise RunError(msg)
         return cls.of(pairs)
+
+
+def _key(word: str) -> str:
+    """Return what a word is known by."""
+    return _NUMBER if _DIGIT.search(word) else word.lower()
 
 
 def _in_case(form: str, written: str) -> str:
