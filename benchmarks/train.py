@@ -1,10 +1,8 @@
 """Training's speed and memory in PhoGPT's shapes on one GPU, beside the usual recipe and the same stack tuned.
 
-    python benchmarks/train.py 7b-blocks 7b5 4b --out benchmarks/results/train.json
-    python benchmarks/train.py fp16-15gb linear first-step --out benchmarks/results/train-more.json
-    python benchmarks/train.py memory --out benchmarks/results/train-memory.json
+    python benchmarks/train.py 7b-blocks --out benchmarks/results/train.json
 
-Rows are named on the command line, so that each command stays short. Weights are random; items are as in shapes.py. A
+and so each of 7b5, 4b, fp16-15gb, memory, linear and first-step, a process of its own; train.json has the rows of all. Weights are random; items are as in shapes.py. A
 share is (4 · parameters of the linears · tokens + 4 · vocabulary · d · labelled tokens) / time, over the rate of a bfloat16
 product of 8,192³ random numbers in the same process. Baselines are of the same process and items: baselines.py.
 

@@ -18,7 +18,7 @@ from tiny import CPU
 from hoidap.model.checkpoint import assemble
 from hoidap.model.config import MPTConfig
 from hoidap.model.mpt import MPT
-from hoidap.recipe import Quantize
+from hoidap.recipe import Embedding, Quantize
 
 CONFIG = MPTConfig(d_model=128, n_heads=4, n_layers=4, vocab_size=64, max_seq_len=64, logit_scale=0.05)
 START = 1
@@ -102,9 +102,11 @@ def outlier_model(
     *,
     quantize: Quantize = "none",
     double_quant: bool = True,
+    embedding: Embedding = "16-bit",
     device: torch.device = CPU,
 ) -> MPT:
-    return assemble(CONFIG, outlier_tensors(), quantize=quantize, double_quant=double_quant, device=device, dtype=dtype)
+    how = {"quantize": quantize, "double_quant": double_quant, "embedding": embedding}
+    return assemble(CONFIG, outlier_tensors(), **how, device=device, dtype=dtype)
 
 
 def documents(n: int = 8, length: int = 32) -> tuple[torch.Tensor, list[int]]:

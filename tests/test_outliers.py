@@ -272,3 +272,36 @@ def test_steps_of_all_weights_in_float16_have_finite_gradients_and_lower_the_los
     assert sum(row["gradient_norm"] < float("inf") for row in rows) >= 20
     assert all(weight.isfinite().all() for weight in model.weights.values())
     assert rows[-1]["loss_nats"] < rows[0]["loss_nats"]
+
+
+def test_an_embedding_in_eight_bits_changes_little_even_beside_outliers():
+    tokens, starts = documents()
+    expected = logits_of(outlier_model(), tokens, starts)
+    for quantize in ("none", "nf4"):
+        held = outlier_model(quantize=quantize)
+        small = outlier_model(quantize=quantize, embedding="8-bit")
+        wte, original = small.weights["transformer.wte.weight"], held.tensor("transformer.wte")
+        assert isinstance(wte, int8.Int8Weight)
+        relative = (int8.dequantize(wte, torch.float32) - original).norm() / original.norm()
+        assert 0.001 < relative < 0.015, "a 127th of a row's largest, rounded"
+        same, kl = agreement(logits_of(small, tokens, starts), logits_of(held, tokens, starts))
+        assert same > 0.99
+        assert kl < 1e-4
+    assert agreement(logits_of(outlier_model(embedding="8-bit"), tokens, starts), expected)[0] > 0.99
+
+
+def test_the_loss_through_an_embedding_in_eight_bits_is_that_of_what_it_stands_for():
+    tensors = dict(outlier_tensors())
+    small = outlier_model(embedding="8-bit")
+    decoded = int8.dequantize(small.weights["transformer.wte.weight"], torch.float32)
+    plain = assemble(
+        CONFIG, {**tensors, "transformer.wte.weight": decoded}.items(), quantize="none", device=CPU, dtype=torch.float32
+    )
+    found = []
+    for model in (small, plain):
+        adapter = tiny_adapter(CONFIG, 0)
+        part = batch()
+        hidden = model.hidden(part.tokens, part.starts, adapter=adapter)
+        loss = loss_nats(model, hidden[part.predicting], part.targets)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(adapter.trainable().values()))]))
+    assert (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
