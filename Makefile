@@ -22,7 +22,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_docs.py
 
 test-gpu:  ## the tests that need a CUDA device, with the python3 and PyTorch of the machine
-	$(PYTHON) -m pytest -m gpu tests/test_gpu.py tests/test_gpu_training.py
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py tests/test_gpu_training.py tests/test_t4.py
 
 # PyTorch comes first and pinned exactly: any other request for it may bring several gigabytes of CUDA.
 $(VENV)/torch: constraints.txt

@@ -1,29 +1,16 @@
-"""Random weights in PhoGPT's real shapes: held in NF4, trained for some steps; items/s and the driver's memory.
+"""For the other scripts: PhoGPT's shapes, items of the baselines' lengths, how far a GPU's gradients are from float32's.
 
-    python benchmarks/shapes.py 4b 7b5 --steps 20 --out benchmarks/results/shapes.json
-
-Items are as in the project's baselines: log-normal (4.7, 0.6) tokens clipped to 16 … 1,024, mean 133, of which the last
-60 % are labelled. The baseline is the usual recipe on the same machine: see baselines.py.
+Items are log-normal (4.7, 0.6) tokens clipped to 16 … 1,024, mean 133, of which the last 60 % are labelled.
 """
 
-import argparse
-import json
-import time
-from pathlib import Path
-from typing import Any
-
-import environment
 import torch
 
 from hoidap.data.pack import Batch, pack
-from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.model.adapter import new_adapter
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.config import MPTConfig
 from hoidap.model.loss import loss_nats
 from hoidap.prompt import Rendered
-from hoidap.recipe import Recipe
-from hoidap.training.step import Stepper
 
 SHAPES = {
     "4b": MPTConfig(d_model=3072, n_heads=24, n_layers=32, vocab_size=20_480, max_seq_len=8192),
@@ -73,46 +60,6 @@ def gradient_error(device: torch.device, dtype: torch.dtype) -> float:
     return float((grads[1] - grads[0]).norm() / grads[0].norm())
 
 
-def measure(shape: str, steps: int, tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """Load a shape's random weights to NF4 and train; the first three steps warm up and are not timed."""
-    config = SHAPES[shape]
-    torch.cuda.empty_cache()
-    before = memory_gib()
-    started = time.perf_counter()
-    model = assemble(config, random_tensors(config, device, dtype, 0), quantize="nf4", device=device, dtype=dtype)
-    torch.cuda.synchronize()
-    load_s = time.perf_counter() - started
-    torch.cuda.empty_cache()
-    loaded = memory_gib()
-    model.recompute = config.n_layers
-    adapter = new_adapter(config, RANK, ALPHA, device, torch.Generator().manual_seed(0))
-    documents = items(3 * (steps + 3) * tokens // 133, config.vocab_size)
-    chosen = batches(documents, tokens)[: steps + 3]
-    stepper = Stepper(model, adapter, adapter.trainable(), Recipe(), len(chosen))
-    for batch in chosen[:3]:
-        stepper.step(batch)
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    losses = [stepper.step(batch)["loss_nats"] for batch in chosen[3:]]
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    timed = chosen[3:]
-    n_tokens = sum(len(b.tokens) for b in timed)
-    linear_parameters = sum(w.shape[0] * w.shape[1] for w in model.weights.values() if isinstance(w, FourBitWeight))
-    return {
-        "items_per_s": sum(b.n_items for b in timed) / seconds,
-        "tokens_per_s": n_tokens / seconds,
-        "tflops": 4 * linear_parameters * n_tokens / seconds / 1e12,
-        "driver_gib": memory_gib() - before + context_gib(),
-        "weights_gib": loaded - before,
-        "load_s": load_s,
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "adapter_parameters": sum(t.numel() for t in adapter.trainable().values()),
-        "parameters": model.n_parameters,
-    }
-
-
 def memory_gib() -> float:
     """Return what the driver reports in use on the device."""
     free, total = torch.cuda.mem_get_info()
@@ -131,44 +78,3 @@ def note_context() -> None:
 
 
 _CONTEXT_GIB = [0.0]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="+", choices=SHAPES)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=8192, help="a step")
-    parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
-    parser.add_argument(
-        "--baseline", action="store_true", help="measure the usual recipe too (needs transformers, peft, bitsandbytes)"
-    )
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    device = torch.device("cuda")
-    note_context()
-    dtype = getattr(torch, options.dtype)
-    error = gradient_error(device, dtype)
-    rows = []
-    for shape in options.shapes:
-        result = measure(shape, options.steps, options.tokens, dtype, device)
-        torch.cuda.empty_cache()
-        baseline = None
-        if options.baseline:
-            from baselines import usual_recipe
-
-            baseline = usual_recipe(SHAPES[shape], items(12, SHAPES[shape].vocab_size, seed=2), RANK, ALPHA)
-            torch.cuda.empty_cache()
-        ratio = result["items_per_s"] / baseline["items_per_s"] if baseline else None
-        rows.append({
-            "key": f"{shape}.items_per_s", "value": result["items_per_s"], "unit": "items/s",
-            "baseline": baseline, "ratio": ratio, "target": None, "met": None, "parity_error": error,
-            "note": f"NF4, rank {RANK}, {options.dtype}, {options.tokens} tokens a step, blocks recomputed",
-            "detail": result,
-        })  # fmt: skip
-        print(json.dumps(rows[-1], indent=1), flush=True)
-    if options.out:
-        environment.write(options.out, rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,9 +2,10 @@
 
     python benchmarks/train.py 7b-blocks --out benchmarks/results/train.json
 
-and so each of 7b5, 4b, fp16-15gb, memory, linear and first-step, a process of its own; train.json has the rows of all. Weights are random; items are as in shapes.py. A
-share is (4 · parameters of the linears · tokens + 4 · vocabulary · d · labelled tokens) / time, over the rate of a bfloat16
-product of 8,192³ random numbers in the same process. Baselines are of the same process and items: baselines.py.
+and so each of 7b5, 4b, fp16-15gb, memory, linear and first-step, a process of its own; train.json has the rows of all.
+Weights are random; items are as in shapes.py. A share is (4 · parameters of the linears · tokens + 4 · vocabulary · d ·
+labelled tokens) / time, over the rate of a bfloat16 product of 8,192³ random numbers in the same process. Baselines are of
+the same process and items: baselines.py.
 
 fp16-15gb is not a T4: it is this GPU kept to 15 GB, float16 and what compiles for a T4 (attention by PyTorch's kernels).
 """

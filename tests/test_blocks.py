@@ -70,7 +70,7 @@ def test_blocks_that_run_twice_give_the_same_gradients_to_the_bit(recompute, wri
     assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
 
 
-def test_the_gradient_of_the_stream_before_the_blocks_is_autograds(written_out):
+def test_the_gradient_of_the_stream_before_the_blocks_is_autograds():
     model = tiny_model(tiny_config(), 1)
     adapter = tiny_adapter(model.config, 2)
     x = torch.randn(STARTS[-1], model.config.d_model, generator=torch.Generator().manual_seed(3)).requires_grad_()
@@ -84,7 +84,7 @@ def test_the_gradient_of_the_stream_before_the_blocks_is_autograds(written_out):
     assert (found - expected).norm() < 2e-5 * expected.norm()
 
 
-def test_what_is_kept_for_the_backward_pass_is_what_the_reckoning_says(written_out):
+def test_what_is_kept_for_the_backward_pass_is_what_the_reckoning_says():
     config = tiny_config(d_model=64, n_heads=2, n_layers=6)
     model, adapter = tiny_model(config, 1, quantize="nf4"), tiny_adapter(config, 2)
     kept = []

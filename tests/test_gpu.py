@@ -77,28 +77,6 @@ def test_four_bits_quantised_on_the_gpu_have_the_codes_of_the_cpu(shape, kind):
     assert torch.equal(fourbit.quantize(weight.to(CUDA), kind).codes.cpu(), fourbit.quantize(weight, kind).codes)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-@single_or_double
-def test_the_kernel_compiles_for_a_t4_within_its_shared_memory(dtype, double_quant):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from hoidap.kernels import fourbit_triton
-
-    signature = {
-        "codes": "*u8", "levels": "*fp32", "absmax": "*u8" if double_quant else "*fp32", "absmax_scales": "*fp32",
-        "absmax_levels": "*fp32", "absmax_mean": "*fp32", "out": f"*{dtype}", "stride": "i32", "n_blocks": "i32",
-        "INS": "constexpr", "CODED": "constexpr", "BLOCKS": "constexpr",
-    }  # fmt: skip
-    sizes = {"INS": 4096, "CODED": double_quant, "BLOCKS": fourbit_triton._BLOCKS_A_PROGRAM}
-    source = ASTSource(fourbit_triton._dequantize, signature, constexprs=sizes)
-    options = {"num_warps": fourbit_triton._WARPS, "enable_fp_fusion": False}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 75, 32), options=options)
-    assert ".target sm_75" in compiled.asm["ptx"]
-    assert compiled.metadata.shared <= 64 * 1024
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (16, 7, 5), (17, 64, 48), (33, 1025, 9), (100, 3072, 9216)], ids=str)
 def test_products_of_whole_numbers_on_the_gpu_are_exact(shape):
     M, K, N = shape

@@ -40,8 +40,9 @@ from hoidap.training.probe import probe_rates
 from hoidap.training.step import memory_advice
 from hoidap.training.watcher import RunWatcher, go_back
 
-# 7.1 GiB by the driver with 8,192 tokens a step in bfloat16, 4.9 with 2,048 in float16 (benchmarks/results/shapes*.json).
-_BYTES_FOR_4B = 8 * 2**30
+_BYTES_FOR_4B = (
+    6 * 2**30
+)  # it can do with 3.4 (benchmarks/results/train.json: memory-4b), slower and with an 8-bit optimiser
 _LEAST_STEPS = 100  # 17 items in 48 steps lost one of their answers
 
 

@@ -23,6 +23,7 @@ from hoidap.recipe import Algorithm, Embedding, Recipe, adjusted
 _CONTEXT_BYTES = 0.75 * 2**30  # CUDA, cuBLAS and kernels, outside PyTorch's allocator (H200, measured: 0.75 GiB)
 _SPARE_SHARE = 0.04  # of what is allowed, left for gaps between tensors of differing size
 _PASS_TOKENS = 600  # what a pass costs beyond its tokens, in tokens: matrices are decoded anew
+_AUTOGRAD_KEEPS = 3  # times what the written-out blocks do, counted by its saved tensors
 _SMALL_PARAMETERS = 100_000_000  # a base below needs no dial on a CPU
 _WEIGHT_BYTES = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0, "none": 2.0}
 _STATE_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.1}  # pages count
@@ -56,7 +57,8 @@ def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, 
     weights = linear * (_WEIGHT_BYTES[recipe.quantize] + scales) + embedding
     matrices = rank * sum(outs + ins for outs, ins in shapes)
     adapter = matrices * (4 + 4 + (4 if passes > 1 else 0) + _STATE_BYTES[recipe.optimizer.algorithm])
-    kept = blocks.bytes_kept(config, rank, stream)
+    is_plain = not recipe.adapter.dropout and recipe.quantize != "int8"
+    kept = blocks.bytes_kept(config, rank, stream) * (1 if is_plain else _AUTOGRAD_KEEPS)
     twice = min(max(recipe.recompute, 0), layers)
     activations = tokens * ((layers - twice) * kept + (0 if recipe.offload else twice * stream * d))
     # Chips without bfloat16 attend over padded documents.
