@@ -1,6 +1,6 @@
 """Every kernel of training compiles for a T4 (sm_75): within its shared memory, with no register spilled.
 
-Triton alone is needed, not a T4; it comes with PyTorch's CUDA builds. Attention is not among them: a T4 takes PyTorch's own.
+Triton alone is needed, not a T4; it comes with PyTorch's CUDA builds. Attention is not among them: a T4 has PyTorch's.
 """
 
 import re

@@ -210,6 +210,9 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
     with memory_advice(dialled):
         with bar(console, "loading the base", len(base.config.shapes())) as advance:
             network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
+        if chosen:
+            how = "written out" if adapter and network.is_written_out(adapter) else "through autograd"
+            console.print(f"attention {network.attention}, blocks {how}", highlight=False)
         if probe_lr and not kept:
             rate = probe_rates(network, adapter, packer, dialled, console).optimizer.learning_rate
             recipe, dialled = (adjusted(r, {"learning_rate": rate}) for r in (recipe, dialled))
