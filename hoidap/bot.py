@@ -21,7 +21,7 @@ from rich.console import Console
 
 from hoidap.base import Base, find_base
 from hoidap.data.items import Item
-from hoidap.errors import HoidapError, RequestError, RunError
+from hoidap.errors import EngineError, HoidapError, RequestError, RunError
 from hoidap.ground.grounds import Grounds, Said
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.recital import Recital
@@ -251,6 +251,9 @@ class Bot:
             self._engine.cancel(request_id)
 
     def _finish(self, writer: "_Writer") -> Answer:
+        if writer.finish_reason == "error":
+            msg = "the engine failed at this answer, and logged why; ask again"
+            raise EngineError(msg)
         text = writer.text.rstrip()
         number, closeness = self.grounds.source(text) if self.grounds else (None, 0.0)
         source = None if number is None else self.items[number]

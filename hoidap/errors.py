@@ -8,7 +8,9 @@
     ├── RunError          a run folder
     ├── TrainError        training itself (a loss that is not finite, no memory left)
     │   └── Interrupted   somebody stopped it (Ctrl-C); what was done is saved
-    └── RequestError      a question asked of the engine
+    ├── RequestError      a question asked of the engine
+    │   └── QueueFullError  too many are waiting; ask again in a moment
+    └── EngineError       an answer that could not be made, though the request was good
 
 Each message says what was wrong, what came, what is allowed and what to do.
 The command line prints these without a traceback; anything else is a bug and keeps its traceback.
@@ -56,3 +58,11 @@ class Interrupted(TrainError):  # noqa: N818 - nothing went wrong
 
 class RequestError(HoidapError):
     """A request to the engine cannot be served."""
+
+
+class QueueFullError(RequestError):
+    """As many requests wait as may."""
+
+
+class EngineError(HoidapError):
+    """The engine failed at an answer; the log has the cause."""

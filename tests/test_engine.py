@@ -4,15 +4,16 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_run import CONFIG, TOKENIZER
 
 from hoidap.data.items import Item
-from hoidap.errors import RequestError
+from hoidap.errors import QueueFullError, RequestError
+from hoidap.infer import torch_engine
 from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.recital import Recital
-from hoidap.infer.sample import choose, distribution
+from hoidap.infer.sample import choose, distribution, penalised
 from hoidap.infer.stop import StopText
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import new_adapter
@@ -186,7 +187,7 @@ def test_draws_follow_the_distribution():
     sampling = Sampling(temperature=0.7)
     generator = torch.Generator().manual_seed(0)
     count = 4000
-    tokens, _ = choose(logits.expand(count, -1), [sampling] * count, [generator] * count)
+    tokens, _ = choose(logits.expand(count, -1), [sampling] * count, [generator] * count, [()] * count)
     seen = torch.tensor(tokens).bincount(minlength=4).double()
     expected = (logits.double() / 0.7).softmax(-1) * count
     chi_square = float(((seen - expected) ** 2 / expected).sum())
@@ -388,7 +389,7 @@ def test_a_request_cancelled_amid_guesses_leaves_the_others_alone(model, tokeniz
     wanted = plain_greedy(model, second, 30)
     engine = TorchEngine(model, tokenizer, recital=Recital([plain_greedy(model, first, 30), wanted]))
     gone, kept = (engine.submit(Request(prompt, Sampling(max_new_tokens=30))) for prompt in (first, second))
-    said = [piece.token_id for _ in range(2) for piece in engine.step() if piece.request_id == kept]
+    said = [piece.token_id for piece in engine.step() if piece.request_id == kept]
     engine.cancel(gone)
     assert said + run_all(engine)[0][kept] == wanted
 
@@ -402,4 +403,232 @@ def test_int8_guesses_nothing(tokenizer):
     engine = TorchEngine(model, tokenizer, recital=Recital([plain]))
     engine.submit(Request(prompt, Sampling(max_new_tokens=20)))
     tokens, steps = steps_of(engine)
-    assert (list(tokens.values()), steps) == ([plain], 20)
+    assert (list(tokens.values()), steps) == ([plain], 19), "two in the first step, then one a step"
+
+
+def test_a_long_prompt_does_not_keep_answers_waiting(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch_engine, "_PAUSE_TOKENS", {"cpu": 8})
+    short, long = prompts(tokenizer, 1)[0], tuple(range(10, 70))
+    engine = TorchEngine(model, tokenizer, context_tokens=100)
+    a = engine.submit(Request(short, Sampling(max_new_tokens=30)))
+    engine.step()
+    b = engine.submit(Request(long, Sampling(max_new_tokens=5)))
+    seen = [[piece.request_id for piece in engine.step()] for _ in range(7)]
+    assert seen == [[a]] * 7, "the other is read 8 tokens a step"
+    tokens, _, _ = run_all(engine)
+    assert tokens[b] == plain_greedy(model, long, 5)
+
+
+def test_a_prompt_read_alone_is_read_at_once(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch_engine, "_PROMPT_TOKENS_A_STEP", 7)
+    prompt = tuple(range(10, 70))
+    engine = TorchEngine(model, tokenizer)
+    engine.submit(Request(prompt, Sampling(max_new_tokens=4)))
+    assert len(engine.step()) == 2, "its first token, and the second"
+    assert [p.token_id for p in engine.step()] == plain_greedy(model, prompt, 4)[2:3]
+
+
+def counted(monkeypatch):
+    """Count the tokens that the model reads."""
+    count = []
+    hidden = MPT.hidden
+
+    def counting(self, tokens, *rest):
+        count.append(len(tokens))
+        return hidden(self, tokens, *rest)
+
+    monkeypatch.setattr(MPT, "hidden", counting)
+    return count
+
+
+def test_a_conversations_next_turn_goes_on_behind_what_was_read(model, tokenizer, monkeypatch):
+    first = tuple(range(20, 60))
+    engine = TorchEngine(model, tokenizer, context_tokens=200)
+    engine.submit(Request(first, Sampling(max_new_tokens=10), client="a"))
+    said = tuple(run_all(engine)[0][0])
+    following = (*first, *said, *range(70, 80))
+    wanted = plain_greedy(model, following, 8)
+    count = counted(monkeypatch)
+    again = engine.submit(Request(following, Sampling(max_new_tokens=8), client="a"))
+    assert run_all(engine)[0][again] == wanted
+    assert count[0] == 11, "the last token said, whose keys were not kept, and the new turn"
+    other = engine.submit(Request(following, Sampling(max_new_tokens=8), client="b"))
+    del count[:]
+    assert run_all(engine)[0][other] == wanted
+    assert count[0] == len(following), "nobody goes on behind another's"
+
+
+def test_the_same_prompt_again_reads_its_last_token_alone(model, tokenizer, monkeypatch):
+    prompt = tuple(range(20, 60))
+    engine = TorchEngine(model, tokenizer, context_tokens=200)
+    engine.submit(Request(prompt, Sampling(max_new_tokens=5)))
+    wanted = run_all(engine)[0][0]
+    count = counted(monkeypatch)
+    again = engine.submit(Request(prompt, Sampling(max_new_tokens=5)))
+    assert run_all(engine)[0][again] == wanted
+    assert count[0] == 1
+
+
+def shifted(seed: int, rank: int = 4):
+    adapter = new_adapter(CONFIG, rank, 8.0, CPU, torch.Generator().manual_seed(seed))
+    for delta in adapter.deltas.values():
+        delta.B.data.normal_(generator=torch.Generator().manual_seed(seed)).mul_(0.5)
+    return adapter
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_each_request_has_the_adapter_that_it_names(quantize, tokenizer):
+    tensors = list(random_tensors(CONFIG, CPU, torch.float32, 3))
+    model = assemble(CONFIG, tensors, quantize=quantize, device=CPU, dtype=torch.float32)
+    own, shop, school = shifted(1), shifted(2), shifted(3, rank=2)
+    wanted = {}
+    for name, adapter in (("", own), ("shop", shop), ("school", school)):
+        alone = TorchEngine(model, tokenizer, adapter)
+        alone.submit(Request(prompts(tokenizer, 3)[2], Sampling(max_new_tokens=12)))
+        wanted[name] = run_all(alone)[0][0]
+    assert len({tuple(tokens) for tokens in wanted.values()}) == 3
+    engine = TorchEngine(model, tokenizer, own, adapters={"shop": shop, "school": school}, max_batch=4)
+    asked = ["shop", "", "school", "shop", "", "shop"]
+    ids = [engine.submit(Request(prompts(tokenizer, 3)[2], Sampling(max_new_tokens=12), adapter=name)) for name in asked]
+    tokens, _, _ = run_all(engine)
+    assert [tokens[i] for i in ids] == [wanted[name] for name in asked]
+    with pytest.raises(RequestError, match="the adapter is 'bank'; this engine has '', 'shop', 'school'"):
+        engine.submit(Request((1,), adapter="bank"))
+
+
+def test_too_many_waiting_are_refused_and_nothing_is_lost(model, tokenizer):
+    engine = TorchEngine(model, tokenizer, max_batch=1, max_waiting=2)
+    first, second = (engine.submit(Request(p, Sampling(max_new_tokens=3))) for p in prompts(tokenizer, 2))
+    with pytest.raises(QueueFullError, match="2 requests are waiting already, as many as may"):
+        engine.submit(Request((1,)))
+    engine.step()
+    third = engine.submit(Request((5, 6), Sampling(max_new_tokens=3)))
+    assert set(run_all(engine)[2]) == {first, second, third}
+
+
+def test_clients_are_served_by_turns(model, tokenizer):
+    engine = TorchEngine(model, tokenizer, max_batch=1)
+    one = Sampling(max_new_tokens=1)
+    ids = {engine.submit(Request((1, 2), one, client="busy")): "busy" for _ in range(5)}
+    ids |= {engine.submit(Request((1, 2), one, client=name)): name for name in ("other", "third", "other")}
+    served = []
+    while pieces := engine.step():
+        served += [ids[piece.request_id] for piece in pieces]
+    assert served == ["busy", "other", "third", "busy", "other", "busy", "busy", "busy"]
+
+
+def test_a_deadline_ends_a_request_wherever_it_is(model, tokenizer, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(torch_engine.time, "monotonic", lambda: clock[0])
+    engine = TorchEngine(model, tokenizer, max_batch=1)
+    a = engine.submit(Request(prompts(tokenizer, 1)[0], Sampling(max_new_tokens=50), seconds=5))
+    b = engine.submit(Request(prompts(tokenizer, 2)[1], Sampling(max_new_tokens=3), seconds=4))
+    c = engine.submit(Request(prompts(tokenizer, 2)[1], Sampling(max_new_tokens=3)))
+    for _ in range(3):
+        engine.step()
+    clock[0] = 104.0
+    assert [(p.request_id, p.finish_reason) for p in engine.step() if p.finish_reason] == [(b, "deadline")]
+    clock[0] = 105.0
+    reasons = run_all(engine)[2]
+    assert reasons == {a: "deadline", c: "length"}
+    with pytest.raises(RequestError, match="seconds is 0; it takes a number above 0"):
+        Request((1,), seconds=0)
+
+
+@pytest.mark.parametrize("moment", ["reading", "writing"])
+def test_one_requests_crash_ends_that_request_alone(moment, model, tokenizer, monkeypatch):
+    first, second, third = prompts(tokenizer, 3)
+    wanted = [plain_greedy(model, prompt, 8) for prompt in (first, third)]
+    engine = TorchEngine(model, tokenizer, max_batch=3)
+    hidden = MPT.hidden
+
+    def failing(self, tokens, starts, cache, delta):
+        # The second row's is poisoned: in its prompt, or once it writes.
+        if 1 in cache.numbers and (moment == "reading" or cache.past[cache.numbers.index(1)]):
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return hidden(self, tokens, starts, cache, delta)
+
+    monkeypatch.setattr(MPT, "hidden", failing)
+    a, b, c = (engine.submit(Request(p, Sampling(max_new_tokens=8))) for p in (first, second, third))
+    tokens, _, reasons = run_all(engine)
+    assert reasons == {a: "length", b: "error", c: "length"}
+    assert [tokens[a], tokens[c]] == wanted
+    monkeypatch.setattr(MPT, "hidden", hidden)
+    again = engine.submit(Request(second, Sampling(max_new_tokens=8)))
+    assert run_all(engine)[0][again] == plain_greedy(model, second, 8), "the row is good again"
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_schedule_gives_the_plain_answers_and_leaks_no_row(data, model, tokenizer):
+    """Requests that join, leave, share prefixes and are cancelled at any moment: each answer is the plain decoder's."""
+    known = plain_answers(model, tokenizer)
+    engine = TorchEngine(
+        model, tokenizer, max_batch=data.draw(st.integers(1, 4)), context_tokens=64,
+        recital=Recital([answer[:n] for answer, n in zip(known.values(), (20, 7, 0, 20, 3), strict=True)]),
+    )  # fmt: skip
+    plan, tokens, gone = {}, {}, set()
+    for _ in range(data.draw(st.integers(5, 30))):
+        action = data.draw(st.sampled_from(["submit", "step", "step", "cancel"]))
+        if action == "submit":
+            prompt, length = data.draw(st.sampled_from(list(known))), data.draw(st.integers(1, 20))
+            client = data.draw(st.sampled_from("ab"))
+            plan[engine.submit(Request(prompt, Sampling(max_new_tokens=length), client=client))] = (prompt, length)
+        elif action == "cancel" and plan:
+            request_id = data.draw(st.sampled_from(list(plan)))
+            gone |= {request_id} if engine.cancel(request_id) else set()
+        else:
+            for piece in engine.step():
+                tokens.setdefault(piece.request_id, []).append(piece.token_id)
+    while pieces := engine.step():
+        for piece in pieces:
+            tokens.setdefault(piece.request_id, []).append(piece.token_id)
+    for request_id, (prompt, length) in plan.items():
+        answer = known[prompt][:length]
+        found = tokens.get(request_id, [])
+        assert found == answer[: len(found)] if request_id in gone else found == answer
+    assert len(engine._free) == len(engine._cache.lengths)
+    assert not engine._running
+    assert engine._cache.lengths == [0] * len(engine._cache.lengths)
+
+
+_PLAIN: dict = {}
+
+
+def plain_answers(model, tokenizer):
+    """Return five prompts, two of them beginning alike, and their plain answers; computed once."""
+    if not _PLAIN:
+        shared = tuple(range(30, 52))
+        for prompt in (*prompts(tokenizer, 3), shared, (*shared, 7, 8, 9)):
+            _PLAIN[prompt] = plain_greedy(model, prompt, 20)
+    return _PLAIN
+
+
+def test_min_p_keeps_what_is_nearly_as_likely():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    for share, kept in ((0.0, 4), (0.09, 4), (0.25, 3), (0.5, 2), (1.0, 1)):
+        probabilities = distribution(logits, Sampling(temperature=1.0, min_p=share))
+        assert int((probabilities > 0).sum()) == kept
+        assert float(probabilities.sum()) == pytest.approx(1)
+
+
+def test_a_repetition_penalty_lowers_what_stands_there_already():
+    logits = torch.tensor([2.0, 1.9, -1.0, -1.1])
+    assert penalised(logits, [0, 0, 2], 2.0).tolist() == pytest.approx([1.0, 1.9, -2.0, -1.1])
+    assert penalised(logits, [], 2.0) is logits
+    greedy = Sampling(repetition_penalty=2.0)
+    tokens, nats = choose(logits[None], [greedy], [torch.Generator()], [[0]])
+    assert tokens == [1]
+    assert nats[0] == pytest.approx(float(logits.log_softmax(-1)[1])), "the model's own, whatever the penalty"
+
+
+def test_a_penalised_answer_repeats_less_and_is_the_same_whatever_is_guessed(model, tokenizer):
+    (prompt,) = prompts(tokenizer, 1)
+    plain = plain_greedy(model, prompt, 20)
+    texts = []
+    for recital in (Recital(), Recital([plain])):
+        engine = TorchEngine(model, tokenizer, recital=recital)
+        engine.submit(Request(prompt, Sampling(max_new_tokens=20, repetition_penalty=5.0)))
+        texts.append(run_all(engine)[0][0])
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > len(set(plain))

@@ -142,7 +142,7 @@ def test_a_run_folder_holds_what_the_design_says(lora_run):
     assert found - kept == {
         "run.toml", "recipe.toml", "tokenizer.json", "data/items.jsonl", "data/wordings.jsonl", "bot.toml", ".hoidap-lock",
         "metrics.jsonl", "report.json", "report.html", "README.md",
-        "index/confidence.json", "index/own-words.txt", "index/answers.npy", "index/items.sha256",
+        "index/confidence.json", "index/own-words.txt", "index/words.json", "index/answers.npy", "index/items.sha256",
         "index/questions/index.safetensors", "index/documents/index.safetensors",
         "index/answers/index.safetensors",
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
@@ -337,7 +337,7 @@ def test_an_adapter_learns_on_a_base_held_in_any_way_and_the_bot_holds_it_so(qua
     assert (f"{quantize}_relative_error" in first) == (quantize != "none")
 
 
-@pytest.mark.parametrize(("device", "gibibytes", "told"), [("cpu", 0, False), ("cuda", 6, False), ("cuda", 15, True)])
+@pytest.mark.parametrize(("device", "gibibytes", "told"), [("cpu", 0, False), ("cuda", 4, False), ("cuda", 15, True)])
 def test_a_larger_base_is_named_where_it_would_fit(monkeypatch, device, gibibytes, told):
     properties = SimpleNamespace(total_memory=gibibytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)

@@ -3,12 +3,14 @@
 Chat, evaluation and the server know nothing else of how text is made.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hoidap.errors import RequestError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+# "deadline": its time was over; "error": the engine failed at this one answer, and logged why.
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Sampling:
     temperature: float = 0.0  # 0: greedy, always the likeliest token; 1: the model's own distribution
     top_k: int = 0  # draw among this many likeliest tokens; 0: all
     top_p: float = 1.0  # draw among the fewest likeliest tokens that hold this share of the probability
+    min_p: float = 0.0  # draw among tokens at least this share as likely as the likeliest
+    repetition_penalty: float = 1.0  # scores of tokens that stand there already are divided by it, below 0 multiplied
     seed: int = 0  # of the draws; the same seed gives the same text
 
     def __post_init__(self) -> None:
@@ -31,6 +35,8 @@ class Sampling:
             ("temperature", 0 <= self.temperature <= 100, "from 0 to 100"),
             ("top_k", self.top_k >= 0, "from 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 to 1"),
+            ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 100, "above 0 to 100"),
             ("seed", 0 <= self.seed < 2**63, "from 0 to below 2^63"),
         )
         for name, good, allowed in ranges:
@@ -47,12 +53,15 @@ class Request:
     """What to generate from.
 
     Raises:
-        RequestError: an empty prompt, or stop texts that are too many, empty or too long.
+        RequestError: an empty prompt, stop texts that are too many, empty or too long, or no time.
     """
 
     prompt: tuple[int, ...]  # token ids
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()  # texts before which an answer ends; they are not part of it
+    adapter: str = ""  # by name, of those that the engine has; "": its own
+    client: str = ""  # who asks: clients are served by turns, and never share what was read
+    seconds: float = math.inf  # from now on, waiting counted; then the answer ends with "deadline"
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -60,6 +69,9 @@ class Request:
             raise RequestError(msg)
         if len(self.stop) > 16 or any(not 0 < len(text) <= 1000 for text in self.stop):
             msg = f"stop holds {len(self.stop)} texts; it takes at most 16, of 1 to 1,000 characters each"
+            raise RequestError(msg)
+        if not self.seconds > 0:
+            msg = f"seconds is {self.seconds!r}; it takes a number above 0"
             raise RequestError(msg)
 
 
@@ -69,7 +81,7 @@ class Piece:
 
     request_id: int
     text: str  # whole characters only; empty while a character or a possible stop text is incomplete
-    token_id: int | None  # None where the answer was cancelled
+    token_id: int | None  # None where the answer ends without one more
     logprob_nats: float  # of the token under the model's own distribution (temperature 1)
     finish_reason: FinishReason | None = None  # set on the last piece of an answer
 
@@ -82,10 +94,16 @@ class Engine(Protocol):
         """Room for one prompt and its answer together."""
 
     def submit(self, request: Request) -> int:
-        """Take a request and return its id; raises RequestError if it can never be served."""
+        """Take a request and return its id.
+
+        Raises:
+            RequestError: it can never be served.
+            QueueFullError: too many are waiting.
+
+        """
 
     def step(self) -> list[Piece]:
-        """Do one round of work; an empty list means that nothing is left to do."""
+        """Work until something is ready; an empty list means that nothing is left to do."""
 
     def cancel(self, request_id: int) -> Piece | None:
         """End a request now; returns its last piece, or None if it had ended already."""

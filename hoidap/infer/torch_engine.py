@@ -1,29 +1,37 @@
 """The engine on PyTorch: requests join and leave a batch over one KV cache between steps.
 
-A step either reads the prompts of waiting requests, as one flat stream, or makes a token for every running one; of greedy
-ones more, as far as a guess at what follows was right. Greedy answers do not depend on neighbours or guesses but for the
-order in which a matrix product of another height adds its floats.
+A step reads a piece of the prompts that joined, as one flat stream, and makes a token for every running request; of greedy
+ones more, as far as a guess at what follows was right. Greedy answers do not depend on neighbours, on guesses, on where a
+prompt was cut or on what of it a row held already, but for the order in which a matrix product of another height adds its
+floats.
 """
 
-from collections import deque
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from types import MappingProxyType
 
 import torch
 
 from hoidap.errors import RequestError
 from hoidap.infer.engine import FinishReason, Piece, Request
 from hoidap.infer.recital import Recital
+from hoidap.infer.rows import Rows
 from hoidap.infer.sample import choose
 from hoidap.infer.stop import StopText
+from hoidap.infer.waiting import Entry, Waiting
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
-_PROMPT_TOKENS_A_STEP = 8192
+_PROMPT_TOKENS_A_STEP = 8192  # where nobody is kept waiting for the next token
+_PAUSE_TOKENS = {"cuda": 512, "cpu": 128}  # of prompts read between two tokens of the answers at work
 _GUESSED_BYTES_A_STEP = 2**28  # of the guesses' logits: 268 tokens of a vocabulary of 250,880
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,18 +41,25 @@ class _Running:
     id: int
     request: Request
     row: int
+    read: int  # tokens of the prompt that the row holds
+    ends_at: float
     text: TextStream
     stop: StopText
     generator: torch.Generator
     said: list[int] = field(default_factory=list)
 
+    @property
+    def unread(self) -> int:
+        return len(self.request.prompt) - self.read
+
 
 class TorchEngine:
     """Serves ``model`` with ``adapter``, up to ``max_batch`` requests at a time, each of up to ``context_tokens``.
 
-    What the model recites of ``recital`` comes several tokens a step. The cache holds fewer requests where ``cache_bytes``
-    has no room for more, but one at least. By default it may take half of a GPU's free memory, or 1 GiB of a CPU's; a token
-    of PhoGPT-4B takes 384 KiB in 16 bits, one of 7B5 512 KiB.
+    ``adapters`` are others on the same base, chosen by name for each request. What the model recites of ``recital`` comes
+    several tokens a step. The cache holds fewer requests where ``cache_bytes`` has no room for more, but one at least. By
+    default it may take half of a GPU's free memory, or 1 GiB of a CPU's; a token of PhoGPT-4B takes 384 KiB in 16 bits, one
+    of 7B5 512 KiB. More than ``max_waiting`` requests behind them are refused.
     """
 
     def __init__(
@@ -53,28 +68,31 @@ class TorchEngine:
         tokenizer: Tokenizer,
         adapter: Adapter | None = None,
         *,
+        adapters: Mapping[str, Adapter] = MappingProxyType({}),
         recital: Recital | None = None,
         max_batch: int = 32,
+        max_waiting: int = 100_000,
         context_tokens: int = 2048,
         cache_bytes: int | None = None,
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
         self.adapter = adapter
-        self._network, self._delta = _light(model, adapter)
+        base, _ = _light(model, None)
+        self._paths = {"": _light(model, adapter), **{name: (base, other) for name, other in adapters.items()}}
         # Products of int8 pick outlier columns by all tokens of a call: a wrong guess would change the rounding of others.
         self._recital = recital if recital and not model.is_int8 else Recital()
         self.context_tokens = min(context_tokens, model.config.max_seq_len)
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
         self._cache = KVCache(model.config, rows, self.context_tokens, model.dtype, model.device)
-        self._free = deque(range(rows))
-        self._waiting: deque[tuple[int, Request]] = deque()
+        self._free = Rows(self._cache)
+        self._waiting = Waiting(max_waiting)
         self._running: dict[int, _Running] = {}
         self._next_id = 0
 
     def submit(self, request: Request) -> int:
-        """Take a request and return its id; raises RequestError if it can never be served."""
+        """See ``Engine``."""
         if len(request.prompt) >= self.context_tokens:
             msg = f"the prompt has {len(request.prompt)} tokens; prompt and answer together may have {self.context_tokens}"
             raise RequestError(msg)
@@ -82,78 +100,128 @@ class TorchEngine:
         if wrong:
             msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self.model.config.vocab_size - 1}"
             raise RequestError(msg)
-        request_id = self._next_id
+        if request.adapter not in self._paths:
+            known = ", ".join(map(repr, self._paths))
+            msg = f"the adapter is {request.adapter!r}; this engine has {known}"
+            raise RequestError(msg)
+        ends_at = time.monotonic() + request.seconds
+        self._waiting.push(Entry(self._next_id, request, ends_at))
         self._next_id += 1
-        self._waiting.append((request_id, request))
-        return request_id
+        return self._next_id - 1
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
-        """Do one round of work; an empty list means that nothing is left to do."""
-        joining = self._admit()
-        if joining:
-            return self._extend(joining, [list(r.request.prompt) for r in joining])
-        running = sorted(self._running.values(), key=lambda r: r.row)
-        most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * max(1, len(running)))
-        return self._extend(running, [[r.said[-1], *self._guess(r, most)] for r in running]) if running else []
+        """See ``Engine``."""
+        pieces = self._end_expired()
+        while True:
+            self._admit()
+            pieces += self._read()
+            pieces += self._write()
+            if pieces or not self._running:
+                return pieces
 
     def cancel(self, request_id: int) -> Piece | None:
         """End a request now; returns its last piece, or None if it had ended already."""
-        waiting = next((entry for entry in self._waiting if entry[0] == request_id), None)
-        if waiting:
-            self._waiting.remove(waiting)
-        elif request_id in self._running:
+        if request_id in self._running:
             self._release(self._running[request_id])
-        else:
+        elif not self._waiting.remove(request_id):
             return None
         return Piece(request_id, "", None, 0.0, "cancelled")
 
-    def _admit(self) -> list[_Running]:
-        """Give waiting requests a row each, first come first served, as far as rows and one step's tokens go."""
-        joining: list[_Running] = []
-        room = _PROMPT_TOKENS_A_STEP
-        while self._waiting and self._free and (not joining or len(self._waiting[0][1].prompt) <= room):
-            request_id, request = self._waiting.popleft()
-            room -= len(request.prompt)
-            running = _Running(
-                id=request_id,
-                request=request,
-                row=self._free.popleft(),
-                text=self._tokenizer.stream(),
-                stop=StopText(request.stop),
-                generator=torch.Generator().manual_seed(request.sampling.seed),
-            )
-            self._running[request_id] = running
-            joining.append(running)
-        return joining
+    def _end_expired(self) -> list[Piece]:
+        now = time.monotonic()
+        pieces = [Piece(gone, "", None, 0.0, "deadline") for gone in self._waiting.expired(now)]
+        for piece in pieces:
+            self._waiting.remove(piece.request_id)
+        for running in [r for r in self._running.values() if r.ends_at <= now]:
+            self._release(running)
+            pieces.append(Piece(running.id, running.stop.flush(), None, 0.0, "deadline"))
+        return pieces
+
+    def _admit(self) -> None:
+        """Give waiting requests a row each, as far as rows go."""
+        while self._waiting and self._free:
+            entry = self._waiting.pop()
+            request = entry.request
+            row, held = self._free.take(request.prompt, (request.adapter, request.client))
+            self._running[entry.id] = _Running(
+                entry.id, request, row, held, entry.ends_at, self._tokenizer.stream(), StopText(request.stop),
+                torch.Generator().manual_seed(request.sampling.seed),
+            )  # fmt: skip
+
+    def _read(self) -> list[Piece]:
+        """Read prompts, first come first read, a piece of them if answers are at work that would wait."""
+        is_writing = any(not r.unread for r in self._running.values())
+        room = _PAUSE_TOKENS.get(self.model.device.type, 128) if is_writing else _PROMPT_TOKENS_A_STEP
+        chosen: list[tuple[_Running, list[int]]] = []
+        for running in self._running.values():
+            if running.unread and room > 0:
+                chosen.append((running, list(running.request.prompt[running.read : running.read + room])))
+                room -= len(chosen[-1][1])
+        # A prompt on an empty row attends to itself alone, which needs no padding: those apart from the others.
+        fresh, going_on = [[pair for pair in chosen if bool(pair[0].read) == has_read] for has_read in (False, True)]
+        return self._by_adapter(fresh) + self._by_adapter(going_on)
+
+    def _write(self) -> list[Piece]:
+        """Make a token for every request whose prompt is read, and more where a guess was right."""
+        writing = sorted((r for r in self._running.values() if r.said), key=lambda r: r.row)
+        most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * max(1, len(writing)))
+        return self._by_adapter([(r, [r.said[-1], *self._guess(r, most)]) for r in writing])
 
     def _guess(self, running: _Running, most: int) -> tuple[int, ...]:
         """Return tokens that may follow; none where they are drawn, or where no room is left for them."""
-        if running.request.sampling.temperature > 0:
+        sampling = running.request.sampling
+        if sampling.temperature > 0 or sampling.repetition_penalty != 1:
             return ()
         room = self.context_tokens - len(running.request.prompt) - len(running.said)
         return self._recital.after(running.said, min(most, room))
 
-    def _extend(self, running: Sequence[_Running], new_tokens: Sequence[Sequence[int]]) -> list[Piece]:
-        """Run the model over each sequence's new tokens, and take what it says to them.
+    def _by_adapter(self, chosen: Sequence[tuple[_Running, list[int]]]) -> list[Piece]:
+        pieces = []
+        for name in dict.fromkeys(running.request.adapter for running, _ in chosen):
+            pieces += self._advance([pair for pair in chosen if pair[0].request.adapter == name], name)
+        return pieces
 
-        Those of a sequence that is running are its last token and guesses at those that follow.
+    def _advance(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[Piece]:
+        """Run the model; if that fails, each request alone, so that it fails for the one that is at fault."""
+        try:
+            return self._extend(chosen, adapter)
+        except Exception:  # noqa: BLE001 - whatever it is, the other requests are to be served
+            if len(chosen) > 1:
+                return [piece for pair in chosen for piece in self._advance([pair], adapter)]
+            running, _ = chosen[0]
+            _log.exception("request %d failed", running.id)
+            self._cache.lengths[running.row] = 0  # what the row holds is not to be trusted
+            self._release(running)
+            return [Piece(running.id, "", None, 0.0, "error")]
+
+    def _extend(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[Piece]:
+        """Run the model over each request's new tokens, and take what it says to them.
+
+        Those of a request that is running are its last token and guesses at those that follow.
         """
+        running, new_tokens = [r for r, _ in chosen], [tokens for _, tokens in chosen]
         starts = [0, *accumulate(map(len, new_tokens))]
         stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self.model.device)
-        rows = self._cache.rows([r.row for r in running])
-        hidden = self._network.hidden(stream, starts, rows, self._delta)
-        guesses = [tokens[1:] if r.said else () for r, tokens in zip(running, new_tokens, strict=True)]
-        # The model is asked behind the last token that is known, and behind each guess.
-        asked = [at for end, guess in zip(starts[1:], guesses, strict=True) for at in range(end - 1 - len(guess), end)]
-        owners = [r for r, guess in zip(running, guesses, strict=True) for _ in range(1 + len(guess))]
-        logits = self._network.logits(hidden[torch.tensor(asked, device=self.model.device)])  # [N, V]
-        chosen = choose(logits, [r.request.sampling for r in owners], [r.generator for r in owners])
-        said = list(zip(*chosen, strict=True))
+        network, delta = self._paths[adapter]
+        hidden = network.hidden(stream, starts, self._cache.rows([r.row for r in running]), delta)
+        guesses = [tokens[1:] if r.said else [] for r, tokens in chosen]
+        for r, tokens in chosen:
+            r.read += 0 if r.said else len(tokens)
+        # The model is asked behind the last token that is known, and behind each guess; within a prompt it is not.
+        counts = [0 if r.unread else 1 + len(guess) for r, guess in zip(running, guesses, strict=True)]
+        asked = [at for end, count in zip(starts[1:], counts, strict=True) for at in range(end - count, end)]
+        if not asked:
+            return []
+        owners = [(r, guess[:n]) for r, guess, count in zip(running, guesses, counts, strict=True) for n in range(count)]
+        logits = network.logits(hidden[torch.tensor(asked, device=self.model.device)])  # [N, V]
+        befores = [(*r.request.prompt, *r.said, *guess) for r, guess in owners]
+        samplings = [r.request.sampling for r, _ in owners]
+        said = list(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
         pieces = []
-        for r, guess in zip(running, guesses, strict=True):
-            pieces += self._take(r, said[: 1 + len(guess)], guess)
-            del said[: 1 + len(guess)]
+        for r, guess, count in zip(running, guesses, counts, strict=True):
+            pieces += self._take(r, said[:count], guess)
+            del said[:count]
         return pieces
 
     def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
@@ -191,8 +259,8 @@ class TorchEngine:
 
     def _release(self, running: _Running) -> None:
         del self._running[running.id]
-        self._cache.lengths[running.row] = 0
-        self._free.append(running.row)
+        request = running.request
+        self._free.give_back(running.row, (*request.prompt, *running.said), (request.adapter, request.client))
 
 
 def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
@@ -206,9 +274,10 @@ def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
 
 
 def _spare_bytes(device: torch.device) -> int:
-    """Return what a cache may take where nobody said: half of a GPU's free memory, 1 GiB on the CPU."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, and free too
-        return (free + kept) // 2
-    return 2**30
+    """Return what a cache may take where nobody said: half of what a GPU has to spare, 1 GiB on the CPU."""
+    if device.type != "cuda":
+        return 2**30
+    free, total = torch.cuda.mem_get_info(device)
+    reserved, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - reserved  # training may have set a limit
+    return int(min(free, allowed) + reserved - used) // 2  # what PyTorch holds and does not use is free too
