@@ -77,7 +77,7 @@ def run(base: Base, recipe: Recipe, device: torch.device, n_poems: int) -> dict[
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder) / "checkpoints")
-        train(model, adapter, packer, RecallExam(packer, 0.0), recipe, losses, checkpoints)
+        train(model, adapter, packer, RecallExam(packer, 0.0, 4096), recipe, losses, checkpoints)
         seconds = time.perf_counter() - started
         newest = checkpoints.newest_folder()
         assert newest is not None

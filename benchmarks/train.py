@@ -11,6 +11,7 @@ fp16-15gb is not a T4: it is this GPU kept to 15 GB, float16 and what compiles f
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import subprocess
@@ -31,7 +32,7 @@ from hoidap.model.checkpoint import assemble, random_tensors, save_checkpoint
 from hoidap.model.config import MPTConfig
 from hoidap.model.mpt import MPT
 from hoidap.recipe import RECALL, Recipe, adjusted
-from hoidap.training.memory import fit_memory, reckon
+from hoidap.training.memory import fit_memory, keep_to, reckon
 from hoidap.training.step import Stepper
 
 CONFIGS = {**SHAPES, "7b-blocks": replace(SHAPES["7b5"], vocab_size=20_480)}
@@ -41,6 +42,7 @@ TARGETS = {
     "4b.share": 0.65, "4b.recipe": 85, "fp16-15gb.share": 0.40, "memory-7b5": 7, "memory-4b": 3.5, "linear": 0.05,
     "first-step-4b": 60,
 }  # fmt: skip
+_LIMITS = contextlib.ExitStack()  # on what PyTorch may take, until the next
 T4_FLOPS, T4_BYTES = 65e12, 320e9  # of its datasheet, a second
 
 
@@ -86,6 +88,7 @@ def release() -> None:
 
 def run(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, steps: int, attention: str | None = None) -> Trained:
     """Train for some steps; the first four warm up and are not timed."""
+    release()  # what measuring the product left is no other process's
     before = memory_gib()
     model = load(config, recipe, dtype)
     model.attention = attention or model.attention
@@ -162,7 +165,10 @@ def speed(shape: str, tokens: int, *, with_tuned: bool, with_recipe: bool) -> li
 def planned(shape: str, gb: float, dtype: torch.dtype, tokens: int, **changes: Any) -> tuple[Recipe, str, Any]:
     """Choose the dials as a run does."""
     asked = adjusted(RECALL, {"memory_gb": gb, "batch_tokens": tokens, "rank": RANK, "alpha": float(ALPHA), **changes})
-    recipe, words = fit_memory(asked, CONFIGS[shape], torch.device("cuda"), dtype, LONGEST)
+    device = torch.device("cuda")
+    _LIMITS.close()
+    recipe, words = fit_memory(asked, CONFIGS[shape], device, dtype, LONGEST)
+    _LIMITS.enter_context(keep_to(recipe, device))
     print(words, flush=True)
     return recipe, words, reckon(CONFIGS[shape], recipe, dtype, LONGEST, recipe.schedule.accumulation)
 

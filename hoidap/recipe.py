@@ -163,6 +163,9 @@ class Recipe:
         _require_one(Embedding, "--embedding", self.embedding)
         _require_whole(self, {"recompute": -1}, {"recompute": "--recompute"})
         _require(0 <= self.memory_gb < math.inf, "--memory", self.memory_gb, "gigabytes, as in 15 or 15GB")
+        if self.method == "full" and self.embedding == "8-bit":
+            msg = "--method full trains the embedding too, which 8 bits do not allow; leave out --embedding 8-bit"
+            raise RecipeError(msg)
         if self.method == "full" and self.quantize != "none":
             msg = f"--method full trains every weight, which weights in {self.quantize} do not allow; add --quantize none"
             raise RecipeError(msg)
@@ -179,6 +182,8 @@ class Recipe:
         except tomllib.TOMLDecodeError as error:
             msg = f"the recipe is not TOML: {error}"
             raise RecipeError(msg) from None
+        if isinstance(values.get("recompute"), bool):  # as earlier versions wrote it: all blocks or none
+            values["recompute"] = -1 if values["recompute"] else 0
         sections: dict[str, Any] = {}
         for name, section in _SECTIONS.items():
             sections[name] = _build(section, values.pop(name, {}), f"[{name}]")
@@ -277,8 +282,8 @@ def gigabytes(text: str | None) -> float | None:
     if text is None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|G)?\s*", text, re.ASCII | re.IGNORECASE)
-    if not found or not float(found[1]):
-        msg = f"--memory is {text!r}; it takes gigabytes, as in 15GB, 15 or 14GiB"
+    if not found:
+        msg = f"--memory is {text!r}; it takes gigabytes, as in 15GB, 15 or 14GiB; 0 is what is free"
         raise RecipeError(msg)
     return float(found[1]) * (2**30 / 1e9 if (found[2] or "").lower() == "gib" else 1)
 

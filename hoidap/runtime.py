@@ -26,6 +26,8 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         msg = f"--device is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here; leave --device out"
         raise RecipeError(msg)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # Triton launches its kernels on the current one
     return device
 
 

@@ -151,3 +151,12 @@ def test_a_new_adapter_leaves_the_base_as_it_is(written_out):
     adapter = new_adapter(model.config, 4, 8, model.device)
     torch.testing.assert_close(model.hidden(tokens, STARTS, adapter=adapter), expected, rtol=1e-5, atol=1e-5)
     assert all(isinstance(delta, LowRank) for delta in adapter.deltas.values())
+
+
+def test_a_second_backward_pass_is_refused(written_out):
+    written_out()
+    model, adapter = tiny_model(tiny_config(), 1), tiny_adapter(tiny_config(), 2)
+    loss = model.hidden(some_tokens(model.config, STARTS[-1]), STARTS, adapter=adapter).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="a second backward pass through the same blocks"):
+        loss.backward()

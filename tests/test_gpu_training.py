@@ -13,7 +13,7 @@ from hoidap.model.config import MPTConfig
 from hoidap.model.loss import loss_nats
 from hoidap.model.mpt import MPT
 from hoidap.recipe import RECALL, adjusted
-from hoidap.training.memory import fit_memory
+from hoidap.training.memory import fit_memory, keep_to
 
 pytestmark = pytest.mark.gpu
 
@@ -148,11 +148,19 @@ def test_cross_entropy_and_its_gradient_equal_the_reference(N, V, dtype):
     assert error(grad, expected_grad) < BY_DTYPE[dtype]
 
 
-def trained(device: torch.device, dtype: torch.dtype, held: str, *, recompute: int = 0, attended: str | None = None):
+def trained(
+    device: torch.device,
+    dtype: torch.dtype,
+    held: str,
+    *,
+    recompute: int = 0,
+    offload: bool = False,
+    attended: str | None = None,
+):
     """Return the loss and all gradients of the adapter after one pass, and whether the blocks were written out."""
     config = MPTConfig(d_model=256, n_heads=4, n_layers=3, vocab_size=8192, max_seq_len=512)
     model = assemble(config, random_tensors(config, CPU, torch.float32, 0), quantize=held, device=device, dtype=dtype)
-    model.recompute, model.attention = recompute, attended or model.attention
+    model.recompute, model.offload, model.attention = recompute, offload, attended or model.attention
     generator = torch.Generator().manual_seed(0)
     adapter = new_adapter(config, 8, 16, device, generator)
     for delta in adapter.deltas.values():
@@ -182,8 +190,8 @@ def test_gradients_through_the_written_out_blocks_equal_float32s_on_the_cpu(dtyp
 @each_dtype
 def test_blocks_computed_twice_give_the_same_gradients_to_the_bit(dtype):
     once = trained(CUDA, dtype, "nf4")
-    for recompute in (1, 3):
-        again = trained(CUDA, dtype, "nf4", recompute=recompute)
+    for recompute, offload in ((1, False), (3, False), (3, True)):
+        again = trained(CUDA, dtype, "nf4", recompute=recompute, offload=offload)
         assert torch.equal(once[1], again[1])
 
 
@@ -207,12 +215,11 @@ def test_what_is_not_plain_goes_through_autograd():
 
 def test_a_run_takes_no_more_memory_than_it_was_given():
     config = MPTConfig(d_model=64, n_heads=2, n_layers=2, vocab_size=128, max_seq_len=64)
-    try:
-        recipe, words = fit_memory(adjusted(RECALL, {"memory_gb": 2.0}), config, CUDA, torch.bfloat16, 64)
-        assert recipe.recompute == 0
-        assert "of 2.0 GB reckoned" in words
+    recipe, words = fit_memory(adjusted(RECALL, {"memory_gb": 2.0}), config, CUDA, torch.bfloat16, 64)
+    assert recipe.recompute == 0
+    assert "of 2.0 GB reckoned" in words
+    with keep_to(recipe, CUDA):
         torch.empty(2**30, dtype=torch.uint8, device=CUDA)
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(2 * 10**9, dtype=torch.uint8, device=CUDA)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.empty(2 * 10**9, dtype=torch.uint8, device=CUDA)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, reject
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from hoidap.errors import RecipeError
@@ -38,6 +38,7 @@ def test_less_memory_costs_more_and_more():
     assert chosen(7.2).embedding == "8-bit"
 
 
+@settings(deadline=None)
 @given(
     gb=st.floats(6.5, 60),
     batch_tokens=st.sampled_from([512, 2048, 8192]),
@@ -91,7 +92,7 @@ def test_every_saving_saves():
 def test_what_goes_through_autograd_keeps_more():
     plain, dropping = adjusted(WIDE, {"recompute": 0}), adjusted(WIDE, {"recompute": 0, "dropout": 0.05})
     kept = [reckon(PHOGPT_4B, recipe, torch.bfloat16, 1024, 1).activations for recipe in (plain, dropping)]
-    assert kept[1] > 2 * kept[0]
+    assert kept[1] == pytest.approx(2.7 * kept[0])
 
 
 def test_weights_and_adapter_are_counted_exactly():
@@ -112,13 +113,40 @@ def test_a_cpu_has_no_dials_but_a_large_base_computes_twice():
 
 
 @pytest.mark.parametrize(
-    ("text", "gb"), [("15GB", 15), ("15", 15), (" 7.5 gb ", 7.5), ("14GiB", 14 * 2**30 / 1e9), ("8G", 8), (None, None)]
+    ("text", "gb"),
+    [("15GB", 15), ("15", 15), (" 7.5 gb ", 7.5), ("14GiB", 14 * 2**30 / 1e9), ("8G", 8), ("0", 0), (None, None)],
 )
 def test_memory_is_read_with_and_without_its_unit(text, gb):
     assert gigabytes(text) == (None if gb is None else pytest.approx(gb))
 
 
-@pytest.mark.parametrize("text", ["", "a lot", "15TB", "-3", "0GB", "1e3", "15GB of 16", "nan", "١٥"])
+@pytest.mark.parametrize("text", ["", "a lot", "15TB", "-3", "1e3", "15GB of 16", "nan", "١٥"])
 def test_what_is_no_amount_of_memory_is_refused(text):
     with pytest.raises(RecipeError, match=r"--memory is .*; it takes gigabytes, as in 15GB"):
         gigabytes(text)
+
+
+def test_what_was_asked_for_by_name_is_not_given_up_to_fit():
+    assert chosen(7.2).embedding == "8-bit"
+    with pytest.raises(RecipeError, match="this run needs"):
+        choose(WIDE, PHOGPT_7B5, torch.float16, 1024, 6.5 * GB, ("embedding", "algorithm"))
+
+
+def test_memory_is_refused_where_it_means_nothing():
+    for recipe in (adjusted(RECALL, {"memory_gb": 15.0}), adjusted(RECALL, {"method": "full", "memory_gb": 15.0})):
+        with pytest.raises(RecipeError, match="--memory is for adapters trained on a GPU"):
+            fit_memory(recipe, PHOGPT_4B, torch.device("cpu"), torch.float32, 100)
+
+
+def test_full_fine_tuning_of_a_large_base_computes_twice_and_has_no_8_bit_embedding():
+    full = adjusted(RECALL, {"method": "full"})
+    assert fit_memory(full, PHOGPT_4B, torch.device("cuda"), torch.bfloat16, 100)[0].recompute == PHOGPT_4B.n_layers
+    with pytest.raises(RecipeError, match="--method full trains the embedding too"):
+        adjusted(full, {"embedding": "8-bit"})
+
+
+def test_float32_is_reckoned_wider():
+    recipe = adjusted(WIDE, {"recompute": 0, "quantize": "none"})
+    narrow, wide = (reckon(PHOGPT_4B, recipe, dtype, 1024, 1) for dtype in (torch.bfloat16, torch.float32))
+    assert wide.weights == pytest.approx(2 * narrow.weights)
+    assert wide.activations > 2 * narrow.activations

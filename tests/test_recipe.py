@@ -143,3 +143,10 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_once():
     assert (full.quantize, full.optimizer.learning_rate) == ("none", 2e-5)
     assert adjusted(full, {"method": "full"}) == full, "going on changes nothing"
     assert adjusted(RECALL, {"method": "full", "learning_rate": 1e-4}).optimizer.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(("kept", "read"), [("true", -1), ("false", 0)])
+def test_a_recipe_of_an_earlier_version_is_read(kept, read):
+    text = RECALL.to_toml().replace("recompute = -1", f"recompute = {kept}")
+    assert kept in text
+    assert Recipe.from_toml(text) == adjusted(RECALL, {"recompute": read})

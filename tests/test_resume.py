@@ -17,8 +17,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tiny_run import ITEMS, LORA, make_base, write_csv
 
+from hoidap.bot import load_engine
 from hoidap.data.items import Item
 from hoidap.errors import Interrupted, RunError, TrainError
+from hoidap.kernels.int8 import Int8Weight
 from hoidap.recipe import Adapter, Recipe, adjusted, differences
 from hoidap.run import Run
 from hoidap.training import job, loop, step
@@ -453,3 +455,42 @@ def test_going_on_without_the_base_says_which_run_wants_it(base, shop, tmp_path)
     card.write_text(card.read_text(encoding="utf-8").replace(base.name, "scratch"), encoding="utf-8")
     with pytest.raises(RunError, match=r"run was trained on 'scratch': .* to train anew, take another --out"):
         train(shop, out=run.folder, resume=True, device="cpu", console=QUIET)
+
+
+def fitting(**dials):
+    """Stand in for a GPU whose memory the run fits with these dials alone; what must stay as it is stays."""
+
+    def fit(recipe, _config, _device, _dtype, _longest, fixed=()):
+        return adjusted(recipe, {name: value for name, value in dials.items() if name not in fixed}), "memory: little"
+
+    return fit
+
+
+@pytest.mark.parametrize("again", [{}, {"embedding": "8-bit"}, {"preset": None}])
+def test_a_run_that_fitted_with_an_8_bit_embedding_goes_on_with_it(again, base, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "fit_memory", fitting(embedding="8-bit", recompute=1))
+    stop_after(monkeypatch, 6)
+    asked = {"out": tmp_path / "run", "model": base.name, "recipe": SHORT, "device": "cpu", "console": QUIET}
+    with pytest.raises(Interrupted):
+        train(shop, **asked)
+    monkeypatch.undo()
+    monkeypatch.setattr(job, "fit_memory", fitting(algorithm="adamw_8bit"))  # less is free now
+    run = train(shop, **{**asked, **again}, resume=True)
+    assert (run.recipe.embedding, run.recipe.optimizer.algorithm) == ("8-bit", "adamw")
+    assert run.recipe.recompute == -1, "chosen anew at each start"
+    with pytest.raises(RunError, match="embedding is '16-bit', was '8-bit'"):
+        train(shop, **asked, resume=True, embedding="16-bit")
+
+
+def test_what_is_named_is_not_overridden(base, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "fit_memory", fitting(embedding="8-bit"))
+    asked = {"model": base.name, "recipe": adjusted(SHORT, {"max_epochs": 1}), "device": "cpu", "console": QUIET}
+    assert train(shop, out=tmp_path / "free", **asked).recipe.embedding == "8-bit"
+    assert train(shop, out=tmp_path / "named", embedding="16-bit", **asked).recipe.embedding == "16-bit"
+
+
+def test_a_run_with_an_8_bit_embedding_is_loaded_with_it(base, shop, tmp_path):
+    recipe = adjusted(SHORT, {"max_epochs": 1, "embedding": "8-bit"})
+    run = train(shop, out=tmp_path / "run", model=base.name, recipe=recipe, device="cpu", console=QUIET)
+    engine, _ = load_engine(run, device="cpu")
+    assert isinstance(engine.model.weights["transformer.wte.weight"], Int8Weight)

@@ -13,7 +13,7 @@ from hoidap.data.pack import Packer
 from hoidap.errors import RecipeError, TrainError
 from hoidap.model.adapter import new_adapter
 from hoidap.recipe import adjusted
-from hoidap.training import optimizer
+from hoidap.training import optimizer, step
 from hoidap.training.job import load_for_training, train
 from hoidap.training.probe import probe_rates
 from hoidap.training.step import Stepper, memory_advice
@@ -215,3 +215,22 @@ def test_a_probed_rate_is_the_run_s_and_is_not_probed_again_on_resuming(base, tm
     assert run.recipe.optimizer.learning_rate == 2e-3
     again = train(data, out=tmp_path / "run", model=base.name, device="cpu", resume=True, console=Console(quiet=True))
     assert again.recipe == run.recipe
+
+
+def test_a_rate_that_overflows_in_the_probe_leaves_nothing_behind(base, monkeypatch):
+    recipe = adjusted(LORA, {"learning_rate": 1e-4, "max_epochs": 30})
+    packer = Packer(ITEMS, base.tokenizer(), recipe.schedule, CONFIG.max_seq_len)
+    model, adapter = load_for_training(base, recipe, CPU, torch.float32)
+    whole = step.loss_nats
+
+    def overflowing(model, hidden, targets):
+        return whole(model, hidden, targets) * (float("nan") if rates[-1] == 2e-4 else 1.0)
+
+    rates = []
+    monkeypatch.setattr(step.optimizer, "learning_rate", lambda *_: rates.append(_[2].learning_rate) or 1e-4)
+    monkeypatch.setattr(step, "loss_nats", overflowing)
+    probe_rates(model, adapter, packer, recipe, Console(quiet=True))
+    assert 2e-4 in rates
+    rates.append(0)
+    row = Stepper(model, adapter, adapter.trainable(), recipe, 5).step(packer.epoch(1)[0])
+    assert row["gradient_norm"] < float("inf")

@@ -136,11 +136,11 @@ class Packer:
             room -= len(document.token_ids)
         return groups
 
-    def alone(self) -> list[Batch]:
-        """Return batches of each item alone, in order: what recall is measured on."""
-        return self._fill(self._first)
+    def alone(self, most_tokens: int = 8192) -> list[Batch]:
+        """Return batches, of up to ``most_tokens``, of each item alone, in order: what recall is measured on."""
+        return self._fill(self._first, most_tokens)
 
-    def followups(self) -> list[Batch]:
+    def followups(self, most_tokens: int = 8192) -> list[Batch]:
         """Return batches in which up to 64 items, spread evenly, are asked behind another; recall counts their answers."""
         documents = []
         alone = [n for n, later in enumerate(self._later) if later]
@@ -148,13 +148,13 @@ class Packer:
             before, later = self._first[alone[at - 1]].token_ids, self._later[alone[at]]
             if later and len(before) + len(later.token_ids) <= self._max_tokens:
                 documents.append(Rendered(before + later.token_ids, [False] * len(before) + later.in_answer))
-        return self._fill(documents)
+        return self._fill(documents, most_tokens)
 
-    def _fill(self, documents: Sequence[Rendered]) -> list[Batch]:
-        """Fill batches in order; without gradients they can be four times those of training."""
+    def _fill(self, documents: Sequence[Rendered], most_tokens: int) -> list[Batch]:
+        """Fill batches in order."""
         groups: list[list[Rendered]] = [[]]
         for document in documents:
-            if sum(len(r.token_ids) for r in groups[-1]) + len(document.token_ids) > 4 * self._schedule.batch_tokens:
+            if sum(len(r.token_ids) for r in groups[-1]) + len(document.token_ids) > most_tokens:
                 groups.append([])
             groups[-1].append(document)
         return [pack(group) for group in groups if group]

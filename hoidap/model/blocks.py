@@ -85,6 +85,9 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         blocks: _Blocks = ctx.blocks
+        if not ctx.kept:
+            msg = "a second backward pass through the same blocks; what they kept is gone with the first"
+            raise RuntimeError(msg)
         narrow, above = blocks.with_spare(grads[0])
         matrices = []
         for layer in reversed(range(blocks.n_layers)):

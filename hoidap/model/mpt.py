@@ -166,6 +166,7 @@ class MPT:
     def unfreeze(self, dtype: torch.dtype) -> None:
         """Have every weight trained; weights stay as they are, float32, activations are computed in ``dtype``."""
         self.dtype = dtype
+        self.attention = attention.pick(self.device, dtype, self.config.head_dim)
         for weight in self.weights.values():
             assert isinstance(weight, torch.Tensor)  # noqa: S101 - a model of quantised weights has an adapter to train
             weight.requires_grad_()
@@ -222,8 +223,9 @@ class MPT:
 
     def is_written_out(self, adapter: "Adapter") -> bool:
         """Whether training goes through ``blocks``: the GPU's path for an adapter on a frozen base, in 16 bits."""
-        wanted = self.device.type == "cuda" and self.dtype != torch.float32 and torch.is_grad_enabled()
-        return wanted and blocks.is_able(self, adapter)
+        is_here = self.device.type == "cuda" and self.dtype != torch.float32 and torch.is_grad_enabled()
+        is_trained = is_here and any(matrix.requires_grad for matrix in adapter.trainable().values())
+        return is_trained and blocks.is_able(self, adapter)
 
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
         wte = self.weights[WTE]

@@ -28,9 +28,9 @@ class RecallExam:
     A chat that is right once and wrong then is of no use: where later turns are trained, they are examined too.
     """
 
-    def __init__(self, packer: Packer, followup_share: float) -> None:
-        self._batches = {"recall": packer.alone()}
-        if followup_share and (followups := packer.followups()):
+    def __init__(self, packer: Packer, followup_share: float, most_tokens: int) -> None:
+        self._batches = {"recall": packer.alone(most_tokens)}
+        if followup_share and (followups := packer.followups(most_tokens)):
             self._batches["followup_recall"] = followups
 
     def measure(self, model: MPT, adapter: Adapter | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from hoidap.training.checkpoint import Checkpoints
 from hoidap.training.exam import RecallExam
 from hoidap.training.loop import Outcome
 from hoidap.training.loop import train as train_weights
-from hoidap.training.memory import fit_memory
+from hoidap.training.memory import fit_memory, keep_to
 from hoidap.training.probe import probe_rates
 from hoidap.training.step import memory_advice
 from hoidap.training.watcher import RunWatcher, go_back
@@ -115,6 +115,7 @@ class _Plan:
     tokenizer: Tokenizer
     packer: Packer
     device: torch.device
+    fixed: frozenset[str]  # what fitting the memory must leave as it is
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,7 +149,11 @@ def _plan(
         recipe = kept.recipe
     elif recipe is None:
         recipe, is_preset = preset(preset_name or "recall", base.config.n_parameters), True
+    if kept:  # as the run began, whatever was chosen to fit its memory then
+        recipe = adjusted(recipe, {"algorithm": kept.recipe.optimizer.algorithm, "embedding": kept.recipe.embedding})
     recipe = adjusted(recipe, changes)
+    dials = {"algorithm", "embedding"}
+    fixed = frozenset(dials if kept else {name for name in dials if changes.get(name) is not None})
     where = pick_device(device)
     if recipe.dtype == "auto":
         recipe = adjusted(recipe, {"dtype": str(pick_dtype(where)).removeprefix("torch.")})
@@ -164,7 +169,7 @@ def _plan(
         recipe = _with_enough_passes(recipe, packer)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    return _Plan(base, recipe, template, parts, notes, tokenizer, packer, where)
+    return _Plan(base, recipe, template, parts, notes, tokenizer, packer, where, fixed)
 
 
 def _with_enough_passes(recipe: Recipe, packer: Packer) -> Recipe:
@@ -202,16 +207,18 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
     if base.name == MINI and (advice := larger_base(plan.device)):
         console.print(advice, soft_wrap=True, highlight=False)
     errors: dict[str, float] = {}
-    dialled, chosen = fit_memory(recipe, base.config, plan.device, plan.dtype, packer.longest_conversation)
+    longest = packer.longest_conversation
+    dialled, chosen = fit_memory(recipe, base.config, plan.device, plan.dtype, longest, plan.fixed)
     if chosen:
         console.print(chosen, soft_wrap=True, highlight=False)
     # What else was chosen changes no result, and is chosen anew when the run goes on.
     recipe = adjusted(recipe, {"algorithm": dialled.optimizer.algorithm, "embedding": dialled.embedding})
-    with memory_advice(dialled):
+    with keep_to(dialled, plan.device), memory_advice(dialled):
         with bar(console, "loading the base", len(base.config.shapes())) as advance:
             network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
         if chosen:
-            how = "written out" if adapter and network.is_written_out(adapter) else "through autograd"
+            seen = adapter.with_dropout(recipe.adapter.dropout) if adapter else None
+            how = "written out" if seen and network.is_written_out(seen) else "through autograd"
             console.print(f"attention {network.attention}, blocks {how}", highlight=False)
         if probe_lr and not kept:
             rate = probe_rates(network, adapter, packer, dialled, console).optimizer.learning_rate
@@ -266,7 +273,11 @@ def _train(
     found = go_back(run, checkpoints, console)
     try:
         with RunWatcher(run, console) as watcher:
-            exam = RecallExam(packer, recipe.schedule.followup_share)
+            # Without gradients a batch could be four times a step's; on a GPU a pass's is what the memory was reckoned for.
+            schedule = recipe.schedule
+            is_gpu = network.device.type == "cuda"
+            most = schedule.batch_tokens // schedule.accumulation if is_gpu else 4 * schedule.batch_tokens
+            exam = RecallExam(packer, schedule.followup_share, most)
             return train_weights(network, adapter, packer, exam, recipe, watcher, checkpoints, found)
     except Interrupted:
         raise

@@ -8,9 +8,13 @@ All of it is arithmetic on shapes, for adapters on a GPU; what PyTorch's allocat
 that needs more than was reckoned stops with advice instead of taking it.
 """
 
+import gc
 import importlib.util
 import itertools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -23,9 +27,8 @@ from hoidap.recipe import Algorithm, Embedding, Recipe, adjusted
 _CONTEXT_BYTES = 0.75 * 2**30  # CUDA, cuBLAS and kernels, outside PyTorch's allocator (H200, measured: 0.75 GiB)
 _SPARE_SHARE = 0.04  # of what is allowed, left for gaps between tensors of differing size
 _PASS_TOKENS = 600  # what a pass costs beyond its tokens, in tokens: matrices are decoded anew
-_AUTOGRAD_KEEPS = 3  # times what the written-out blocks do, counted by its saved tensors
 _SMALL_PARAMETERS = 100_000_000  # a base below needs no dial on a CPU
-_WEIGHT_BYTES = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0, "none": 2.0}
+_WEIGHT_BYTES = {"nf4": 0.5, "fp4": 0.5, "int8": 1.0}
 _STATE_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.1}  # pages count
 
 
@@ -46,34 +49,52 @@ class Need:
 
 def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, passes: int) -> Need:
     """Reckon what a run takes whose longest document has ``longest`` tokens and whose steps are made in ``passes``."""
-    d, layers, rank = config.d_model, config.n_layers, recipe.adapter.rank
+    d, layers, rank, size = config.d_model, config.n_layers, recipe.adapter.rank, dtype.itemsize
     whole = max(longest, recipe.schedule.batch_tokens)
     tokens = whole if passes == 1 else min(whole, -(-whole // passes) + longest)  # a pass is of whole documents
-    stream = 4 if dtype == torch.float16 else 2
-    shapes = [shape for name, shape in config.shapes().items() if ".blocks." in name and len(shape) == 2]
-    linear = sum(outs * ins for outs, ins in shapes)
+    stream = 2 if dtype == torch.bfloat16 else 4
+    linear, sides = _matrices(config)
     scales = (0.127 if recipe.double_quant else 0.5) / 8 if recipe.quantize in ("nf4", "fp4") else 0
-    embedding = config.vocab_size * (d + 4 if recipe.embedding == "8-bit" else 2 * d)
-    weights = linear * (_WEIGHT_BYTES[recipe.quantize] + scales) + embedding
-    matrices = rank * sum(outs + ins for outs, ins in shapes)
-    adapter = matrices * (4 + 4 + (4 if passes > 1 else 0) + _STATE_BYTES[recipe.optimizer.algorithm])
-    is_plain = not recipe.adapter.dropout and recipe.quantize != "int8"
-    kept = blocks.bytes_kept(config, rank, stream) * (1 if is_plain else _AUTOGRAD_KEEPS)
+    embedding = config.vocab_size * (d + 4 if recipe.embedding == "8-bit" else size * d)
+    weights = linear * (_WEIGHT_BYTES.get(recipe.quantize, size) + scales) + embedding
+    adapter = rank * sides * (4 + 4 + (4 if passes > 1 else 0) + _STATE_BYTES[recipe.optimizer.algorithm])
+    kept = blocks.bytes_kept(config, rank, stream) * size / 2 * _kept_by_autograd(config, recipe, dtype)
     twice = min(max(recipe.recompute, 0), layers)
     activations = tokens * ((layers - twice) * kept + (0 if recipe.offload else twice * stream * d))
-    # Chips without bfloat16 attend over padded documents.
-    padded = 2 * (tokens * 6 * d + 3 * config.n_heads * longest**2) if dtype == torch.float16 else 0
-    block = padded + tokens * (blocks.bytes_at_work(config, rank, stream) + (kept if twice else 0))
+    work = blocks.bytes_at_work(config, rank, stream) * size / 2 + (kept if twice else 0)
+    # Chips without bfloat16 attend over padded documents, at lengths of the baselines' twice the tokens.
+    padded = size * (2.2 * tokens * 7 * d + 3 * config.n_heads * longest**2) if dtype != torch.bfloat16 else 0
     logits = min(CHUNK_BYTES, 4 * tokens * config.vocab_size) * 2 + 3 * 4 * tokens * d
     if recipe.embedding == "8-bit":
-        logits += 2 * min(config.vocab_size, 16_384) * d
-    return Need(weights, adapter, activations, max(block + 1.5 * blocks.bytes_decoded(config, rank), logits))
+        logits += size * min(config.vocab_size, 16_384) * d
+    decoded = 1.5 * blocks.bytes_decoded(config, rank) * size / 2
+    return Need(weights, adapter, activations, max(tokens * work + padded + decoded, logits))
+
+
+@lru_cache
+def _matrices(config: MPTConfig) -> tuple[int, int]:
+    """Return the weights of all blocks' matrices, and the sum of all their rows and columns."""
+    shapes = [shape for name, shape in config.shapes().items() if ".blocks." in name and len(shape) == 2]
+    return sum(outs * ins for outs, ins in shapes), sum(outs + ins for outs, ins in shapes)
+
+
+def _kept_by_autograd(config: MPTConfig, recipe: Recipe, dtype: torch.dtype) -> float:
+    """Return how many times what the written-out blocks keep is kept of a run that they do not carry out."""
+    if recipe.adapter.dropout:
+        return 2.7
+    plain = config.clip_qkv is None and not config.qk_ln and recipe.quantize != "int8" and dtype != torch.float32
+    return 1 if plain else 1.8
 
 
 def fit_memory(
-    recipe: Recipe, config: MPTConfig, device: torch.device, dtype: torch.dtype, longest: int
+    recipe: Recipe,
+    config: MPTConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    longest: int,
+    fixed: Collection[str] = (),
 ) -> tuple[Recipe, str]:
-    """Return the recipe with every dial set, and what was chosen, in words; cap what PyTorch may take of the GPU.
+    """Return the recipe with every dial set, and what was chosen, in words.
 
     Args:
         recipe: as asked for.
@@ -81,30 +102,58 @@ def fit_memory(
         device: where it will be trained.
         dtype: of the activations.
         longest: tokens of the longest document.
+        fixed: of "algorithm" and "embedding", what must stay as it is.
 
     Raises:
         RecipeError: more is asked for than is free, or nothing makes the run fit; says what it needs.
 
     """
     if device.type != "cuda" or recipe.method != "lora":
-        is_large = config.n_parameters >= _SMALL_PARAMETERS and recipe.method == "lora"
+        if recipe.memory_gb:
+            msg = f"--memory is for adapters trained on a GPU; this run is {recipe.method} on {device}: leave it out"
+            raise RecipeError(msg)
+        is_large = config.n_parameters >= _SMALL_PARAMETERS
         return adjusted(
             recipe, {"recompute": recipe.recompute if recipe.recompute >= 0 else is_large * config.n_layers}
         ), ""
+    allowed = _allowed(recipe, device)
+    chosen = choose(recipe, config, dtype, longest, allowed * (1 - _SPARE_SHARE), fixed)
+    need = reckon(config, chosen, dtype, longest, chosen.schedule.accumulation).total + _CONTEXT_BYTES
+    most = recipe.memory_gb or (allowed + _CONTEXT_BYTES) / 1e9
+    return chosen, f"memory: {need / 1e9:.1f} of {most:.1f} GB reckoned; {_in_words(chosen, config)}"
+
+
+@contextmanager
+def keep_to(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Hold what PyTorch takes of a GPU to what the recipe allows, beside what this process has there already."""
+    if device.type != "cuda" or recipe.method != "lora":
+        yield
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    before, (_, total) = torch.cuda.get_per_process_memory_fraction(index), torch.cuda.mem_get_info(device)
+    most = _allowed(recipe, device) + torch.cuda.memory_reserved(device)
+    torch.cuda.set_per_process_memory_fraction(max(0.0, min(before, most / total)), index)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(before, index)
+
+
+def _allowed(recipe: Recipe, device: torch.device) -> float:
+    """Return the bytes that a run may allocate on a GPU."""
+    gc.collect()
+    torch.cuda.empty_cache()  # what an earlier run of this process left is free
     free, total = torch.cuda.mem_get_info(device)
     allowed = recipe.memory_gb * 1e9 - _CONTEXT_BYTES if recipe.memory_gb else float(free)
     if allowed > free:
         msg = f"--memory is {recipe.memory_gb:g} GB, but {free / 1e9:.1f} GB of this GPU's {total / 1e9:.1f} are free"
         raise RecipeError(msg)
-    chosen = choose(recipe, config, dtype, longest, allowed * (1 - _SPARE_SHARE))
-    index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, allowed / total)), index)
-    need = reckon(config, chosen, dtype, longest, chosen.schedule.accumulation).total + _CONTEXT_BYTES
-    most = (allowed + _CONTEXT_BYTES) / 1e9
-    return chosen, f"memory: {need / 1e9:.1f} of {most:.1f} GB reckoned; {_in_words(chosen, config)}"
+    return allowed
 
 
-def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, allowed: float) -> Recipe:
+def choose(
+    recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, allowed: float, fixed: Collection[str] = ()
+) -> Recipe:
     """Return the recipe with the cheapest dials under which it takes no more than ``allowed`` bytes.
 
     Raises:
@@ -118,38 +167,48 @@ def choose(recipe: Recipe, config: MPTConfig, dtype: torch.dtype, longest: int, 
     passes = sorted({first, *(n for n in (2, 4, 8, 16, 32) if first < n <= most)})
     if recipe.adapter.dropout:  # other passes would draw other masks
         passes = [first]
-    for algorithm, embedding in _fallbacks(recipe):
+    ways = _fallbacks(recipe, fixed)
+    for algorithm, embedding in ways:
         found: list[tuple[float, bool, int, Recipe]] = []
         for offload, n_passes, n_twice in itertools.product(sorted({recipe.offload, True}), passes, twice):
             changes = {"recompute": n_twice, "offload": offload, "algorithm": algorithm, "embedding": embedding}
             tried = adjusted(recipe, {**changes, "accumulation": n_passes})
             if reckon(config, tried, dtype, longest, n_passes).total <= allowed:
                 share = n_twice / layers * (1.0 if offload else 0.5)  # forward is half of a step; a way to the host as much
-                found.append(
-                    (recipe.schedule.batch_tokens * (1 + share) + n_passes * _PASS_TOKENS, offload, len(found), tried)
-                )
+                cost = recipe.schedule.batch_tokens * (1 + share) + n_passes * _PASS_TOKENS
+                found.append((cost, offload, len(found), tried))
         if found:
             return min(found)[-1]
-    least = adjusted(recipe, {"recompute": layers, "offload": True, "embedding": "8-bit"})
-    need = reckon(config, least, dtype, longest, max(passes))
-    parts = (
-        f"{need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank {recipe.adapter.rank}"
+    changes = {"recompute": max(twice), "offload": True, "algorithm": ways[-1][0], "embedding": ways[-1][1]}
+    raise RecipeError(_too_much(config, adjusted(recipe, changes), dtype, longest, max(passes), allowed))
+
+
+def _too_much(config: MPTConfig, least: Recipe, dtype: torch.dtype, longest: int, passes: int, allowed: float) -> str:
+    need, rank = reckon(config, least, dtype, longest, passes), least.adapter.rank
+    parts = f"{need.weights / 1e9:.1f} for the weights, {need.adapter / 1e9:.1f} for the adapter of rank {rank}"
+    given = allowed / (1 - _SPARE_SHARE) + _CONTEXT_BYTES
+    more = (
+        ""
+        if importlib.util.find_spec("bitsandbytes")
+        else 'install bitsandbytes for an 8-bit optimiser (pip install "hoidap[bitsandbytes]"), '
     )
-    msg = (
-        f"this run needs {(need.total + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving on ({parts}), "
-        f"and {(allowed + _CONTEXT_BYTES) / 1e9:.1f} are allowed; lower --rank, or --max-tokens with --too-long cut "
+    return (
+        f"this run needs {(need.total / (1 - _SPARE_SHARE) + _CONTEXT_BYTES) / 1e9:.1f} GB of GPU memory with every saving "
+        f"on ({parts}), and {given / 1e9:.1f} are allowed; {more}lower --rank, or --max-tokens with --too-long cut "
         f"(the longest document has {longest} tokens), or take a smaller base"
     )
-    raise RecipeError(msg)
 
 
-def _fallbacks(recipe: Recipe) -> list[tuple[Algorithm, Embedding]]:
+def _fallbacks(recipe: Recipe, fixed: Collection[str]) -> list[tuple[Algorithm, Embedding]]:
     """Return optimiser and embedding as asked for, and what to try if that does not fit."""
     asked = recipe.optimizer.algorithm
-    ways: list[tuple[Algorithm, Embedding]] = [(asked, recipe.embedding), (asked, "8-bit")]
-    if asked == "adamw" and importlib.util.find_spec("bitsandbytes"):
-        ways += [("adamw_8bit", recipe.embedding), ("adamw_8bit", "8-bit")]
-    return ways
+    algorithms: list[Algorithm] = [asked]
+    if asked == "adamw" and "algorithm" not in fixed and importlib.util.find_spec("bitsandbytes"):
+        algorithms.append("adamw_8bit")
+    embeddings: list[Embedding] = [recipe.embedding]
+    if recipe.embedding == "16-bit" and "embedding" not in fixed:
+        embeddings.append("8-bit")
+    return [(algorithm, embedding) for algorithm in algorithms for embedding in embeddings]
 
 
 def _in_words(chosen: Recipe, config: MPTConfig) -> str:

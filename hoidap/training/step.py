@@ -103,10 +103,10 @@ class Stepper:
         return norm.float()
 
     def _refuse_infinite(self, loss: float, norm: float) -> None:
-        if not loss < float("inf"):
-            raise TrainError(self._advice(f"the loss became {loss} at step {self.state.step + 1}"))
-        if not norm < float("inf") and not self._scaler.is_enabled():
-            raise TrainError(self._advice(f"the gradient's norm became {norm} at step {self.state.step + 1}"))
+        what = f"the loss became {loss}" if not loss < float("inf") else f"the gradient's norm became {norm}"
+        if not loss < float("inf") or (not norm < float("inf") and not self._scaler.is_enabled()):
+            self._optimizer.zero_grad(set_to_none=True)  # another stepper may go on from the same weights
+            raise TrainError(self._advice(f"{what} at step {self.state.step + 1}"))
 
     def _move(self) -> None:
         """Move the weights; the scaler leaves them where float16 overflowed."""
@@ -165,7 +165,8 @@ def memory_advice(recipe: Recipe, shorter: str = "--max-tokens with --too-long d
             if schedule.batch_items == 1
             else [f"--accumulation {2 * schedule.accumulation} (the same steps in more passes)"]
         )
-        same += ["--recompute 1000 (all blocks)"] if recipe.recompute <= 0 else []
+        same += ["--recompute 1000 (all blocks)"] if recipe.recompute < 1000 else []
+        same += ["a larger --memory"] if recipe.memory_gb else []
         other = ["--quantize nf4"] if recipe.quantize in ("none", "int8") and recipe.method == "lora" else []
         other += [f"--batch-tokens {max(16, schedule.batch_tokens // 2)}", shorter]
         advice = f"with the same --out and --resume, {', '.join(same)}; or " if same else ""
