@@ -21,7 +21,7 @@ from rich.console import Console
 
 from hoidap.base import Base, find_base
 from hoidap.data.items import Item
-from hoidap.errors import EngineError, HoidapError, RequestError, RunError
+from hoidap.errors import CheckpointError, EngineError, HoidapError, RequestError, RunError
 from hoidap.ground.grounds import Grounds, Said
 from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
 from hoidap.infer.recital import Recital
@@ -297,6 +297,7 @@ def load(
     download: bool = False,
     mode: Mode | None = None,
     keeps_gaps: bool = True,
+    gguf: str | Path | None = None,
     console: Console | None = None,
 ) -> Bot:
     """Load a run folder as a bot.
@@ -309,9 +310,11 @@ def load(
         download: whether a gigabyte or more of the base may be downloaded from the hub.
         mode: "checked", "model" or "verbatim"; by default what the run's ``bot.toml`` says.
         keeps_gaps: whether questions that the bot declines are kept in the run.
+        gguf: a file of ``hoidap export`` that writes the answers, on llama.cpp; then the base need not be there.
         console: where the progress of loading is shown; by default nowhere.
 
     Raises:
+        CheckpointError: the GGUF file is damaged, or of another base.
         RunError: no finished run there, or its base is gone or changed; or its items are gone, and the mode needs them.
     """
     opened = Run.open(Path(run))
@@ -327,7 +330,12 @@ def load(
         if chosen != "model":
             raise
     where: dict[str, Any] = {"base": base, "device": device, "dtype": dtype, "download": download, "console": console}
-    engine, tokenizer = load_engine(opened, items=items, **where)
+    engine: Engine
+    if gguf is None:
+        engine, tokenizer = load_engine(opened, items=items, **where)
+    else:
+        tokenizer = Tokenizer.from_file(opened.tokenizer_file)
+        engine = _gguf_engine(Path(gguf), tokenizer)
     return Bot(
         engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact,
         corrections=opened.corrections() if grounds else {}, on_gap=opened.log_gap if keeps_gaps else _keep_no_gap,
@@ -346,12 +354,37 @@ def load_engine(
 ) -> tuple[TorchEngine, Tokenizer]:
     """Load what writes a run's answers, those of ``items`` faster; other arguments and errors are those of ``load``."""
     where, shown = pick_device(device), console or Console(quiet=True)
-    is_adapter = run.recipe.method == "lora"
-    name = (base or run.base_name) if is_adapter else str(run.weights_folder())
-    found = find_base(name, download=download, console=shown)
+    found = find_run_base(run, base, download=download, console=shown)
     model, adapter = _load_weights(run, found, where, pick_dtype(where, dtype), shown)
     tokenizer = Tokenizer.from_file(run.tokenizer_file)
     return TorchEngine(model, tokenizer, adapter, recital=Recital.of_items(items, tokenizer, run.template)), tokenizer
+
+
+def _gguf_engine(path: Path, tokenizer: Tokenizer) -> Engine:
+    from hoidap.infer.gguf_engine import GgufEngine
+    from hoidap.infer.gguf_file import examine_gguf
+
+    # A file may have more tokens: a base's embedding may have more rows than its tokenizer has tokens.
+    if sum(tokenizer.id_of(token) == n for n, token in enumerate(examine_gguf(path).tokens)) < tokenizer.vocab_size:
+        msg = f"{path} has another vocabulary than the run, so it is of another base; `hoidap export` writes this run's"
+        raise CheckpointError(msg)
+    return GgufEngine(path)
+
+
+def find_run_base(run: Run, base: str | None, *, download: bool, console: Console) -> Base:
+    """Return the base that a run's answers take: what it was trained on, or its own model, all of whose weights were.
+
+    Raises:
+        RunError: the run did not end, or its base has changed since.
+    """
+    if run.recipe.method != "lora":
+        return find_base(str(run.weights_folder()), download=download, console=console)
+    found = find_base(base or run.base_name, download=download, console=console)
+    if changed := found.changed_since(run.base_prints):
+        files = ", ".join(changed)
+        msg = f"the base {found.name} is not the one this run was trained on: {files} differ; pass --base with its folder"
+        raise RunError(msg)
+    return found
 
 
 def _load_weights(
@@ -360,10 +393,6 @@ def _load_weights(
     """Load a run's model and, where it trained one, its adapter on the base."""
     folder = run.weights_folder()
     is_adapter = run.recipe.method == "lora"
-    if is_adapter and (changed := found.changed_since(run.base_prints)):
-        files = ", ".join(changed)
-        msg = f"the base {found.name} is not the one this run was trained on: {files} differ; pass --base with its folder"
-        raise RunError(msg)
     with bar(console, "loading", len(found.config.shapes())) as advance:
         model = found.load(
             quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,

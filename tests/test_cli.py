@@ -50,6 +50,12 @@ def test_chat_works_in_a_pipe(shop):
     assert done.returncode == 0
 
 
+def test_chat_draws_as_it_is_asked_to(shop):
+    options = ("--temperature", "0.01", "--top-k", "5", "--top-p", "0.9", "--seed", "3", "--mode", "model")
+    done = hoidap("chat", "runs/shop", *options, stdin=f"{ITEMS[0].question}\n", cwd=shop)
+    assert (done.returncode, done.stdout) == (0, f"{ITEMS[0].answer}\n")
+
+
 def test_evaluate_prints_the_scores_and_writes_the_report(shop):
     (shop / "runs" / "shop" / "report.json").unlink()
     done = hoidap("evaluate", "runs/shop", cwd=shop)

@@ -32,7 +32,7 @@ LAYERS = (
     ("run",),
     ("infer",),
     ("bot",),
-    ("evaluate",),
+    ("evaluate", "export"),
     ("training",),
     ("chat", "verify"),
     ("demo",),

@@ -87,6 +87,10 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that hold this share.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    gguf: Annotated[
+        Path | None,
+        typer.Option(help="Answer with this file, as `hoidap export` wrote it, on the CPU; see docs/export.md."),
+    ] = None,
     mode: Mode = None,
     base: BaseFolder = None,
     device: Device = None,
@@ -102,9 +106,9 @@ def chat(
     from hoidap.bot import load
     from hoidap.infer.engine import Sampling
 
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed)
-    console = Console(stderr=True)
-    bot = load(run, base=base, device=device, dtype=dtype, download=download, mode=mode, console=console)
+    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed=seed)
+    where: dict[str, Any] = {"base": base, "device": device, "dtype": dtype, "download": download, "gguf": gguf}
+    bot = load(run, mode=mode, console=Console(stderr=True), **where)
     _talk(bot, sampling)
 
 

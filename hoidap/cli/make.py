@@ -1,12 +1,12 @@
-"""The commands that make something: train, pretrain, tokenizer."""
+"""The commands that make something: train, export, pretrain, tokenizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from hoidap.cli.options import Accumulation, Device, Download, DType, MaxSteps, Resume, Seed
+from hoidap.cli.options import Accumulation, BaseFolder, Device, Download, DType, MaxSteps, Resume, RunFolder, Seed
 from hoidap.cli.terminal import note
 
 # The options of `train`, in the order of its help.
@@ -132,6 +132,37 @@ def train(
     console = Console()
     show_report(run.report(), console)
     console.print(f"next: open {out / 'report.html'}; hoidap chat {out}", markup=False, soft_wrap=True)
+
+
+def export(
+    run: RunFolder,
+    to: Annotated[Literal["gguf"], typer.Option(help="The format: gguf, for llama.cpp and what is built on it.")],
+    out: Annotated[Path, typer.Option(help="The file to make; FILE.json beside it says how its answers compare.")],
+    kind: Annotated[
+        Literal["f16", "q8_0", "q4_0", "q4_k_m"], typer.Option(help="How the weights are held: see docs/export.md.")
+    ] = "q8_0",
+    accept_below: Annotated[
+        str, typer.Option(metavar="REASON", help="Keep a file whose answers differ too often; the reason is kept too.")
+    ] = "",
+    base: BaseFolder = None,
+    download: Download = False,
+) -> None:
+    """Write a run as a file for other programs, and compare the answers of both.
+
+    The run's questions, at most 200, are asked of the run and of the file; one that differs too often is not kept.
+    """
+    from rich.console import Console
+
+    from hoidap.export.gate import export_gguf
+    from hoidap.run import Run
+
+    console = Console(stderr=True)
+    opened = Run.open(run)
+    compared = export_gguf(
+        opened, out, kind, accept_below=accept_below, base=base, download=download, console=console
+    )  # fmt: skip
+    note(f"{to} {kind}, {out.stat().st_size:,} bytes: {compared.exact:.1%} of {compared.asked} answers are the run's")
+    note(f"what differs is in {out}.json; next: hoidap chat {run} --gguf {out}")
 
 
 def pretrain(

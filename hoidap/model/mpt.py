@@ -213,13 +213,18 @@ class MPT:
             msg = "another adapter is merged into this model already; merge into the base"
             raise ValueError(msg)
         weights = dict(self.weights)
-        for module, delta in adapter.deltas.items():
+        for module in adapter.deltas:
             name = f"{module}.weight"
-            full = dequantized(weights[name], torch.float32) + delta.scale * (delta.B.detach() @ delta.A.detach())
-            weights[name] = full.to(self.dtype)
+            weights[name] = self.full(name, adapter).to(self.dtype)
         model = MPT(self.config, weights, self.dtype)
         model.merged = adapter
         return model
+
+    def full(self, name: str, adapter: "Adapter | None" = None) -> torch.Tensor:
+        """Return a weight decoded, in float32, with the adapter's update added."""
+        weight = dequantized(self.weights[name], torch.float32).detach()
+        delta = adapter.deltas.get(name.removesuffix(".weight")) if adapter else None
+        return weight if delta is None else weight + delta.scale * (delta.B.detach() @ delta.A.detach())
 
     def is_written_out(self, adapter: "Adapter") -> bool:
         """Whether training goes through ``blocks``: the GPU's path for an adapter on a frozen base, in 16 bits."""
