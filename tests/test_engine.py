@@ -632,3 +632,45 @@ def test_a_penalised_answer_repeats_less_and_is_the_same_whatever_is_guessed(mod
         texts.append(run_all(engine)[0][0])
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > len(set(plain))
+
+
+def test_a_next_turn_never_goes_on_behind_a_wrong_guess(model, tokenizer):
+    """An answer that ends where a guess was wrong leaves the guess's keys in the row, not its last token's."""
+    first = tuple(range(20, 60))
+    plain = plain_greedy(model, first, 6)
+    wrong = (plain[5] + 1) % CONFIG.vocab_size
+    engine = TorchEngine(model, tokenizer, recital=Recital([[*plain[:5], wrong, wrong, wrong]]), context_tokens=200)
+    a = engine.submit(Request(first, Sampling(max_new_tokens=6)))
+    said = run_all(engine)[0][a]
+    assert said == plain
+    ((_, tokens),) = [held for held in engine._free._free.values() if held[1]]
+    assert tokens == (*first, *plain[:5])
+
+
+@pytest.mark.parametrize("where", ["logits", "text"])
+def test_a_failure_behind_the_model_spoils_nothing(where, model, tokenizer, monkeypatch):
+    wanted = [plain_greedy(model, prompt, 8) for prompt in prompts(tokenizer, 3)]
+    engine = TorchEngine(model, tokenizer, max_batch=3)
+    ids = [engine.submit(Request(prompt, Sampling(max_new_tokens=8))) for prompt in prompts(tokenizer, 3)]
+    if where == "logits":
+        logits = MPT.logits
+
+        def failing(self, hidden):
+            if len(hidden) > 1:
+                raise torch.OutOfMemoryError("no room for so many")
+            return logits(self, hidden)
+
+        monkeypatch.setattr(MPT, "logits", failing)
+    else:
+        take = TorchEngine._take_one
+
+        def failing(self, running, token, nats):
+            if running.id == ids[1] and len(running.said) == 3:
+                raise ValueError("half a character")
+            return take(self, running, token, nats)
+
+        monkeypatch.setattr(TorchEngine, "_take_one", failing)
+    found, _, reasons = run_all(engine)
+    assert [found[ids[0]], found[ids[2]]] == [wanted[0], wanted[2]]
+    assert reasons[ids[1]] == ("length" if where == "logits" else "error")
+    assert found[ids[1]] == (wanted[1] if where == "logits" else [*wanted[1][:3], None])

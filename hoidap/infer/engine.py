@@ -74,6 +74,15 @@ class Request:
             msg = f"seconds is {self.seconds!r}; it takes a number above 0"
             raise RequestError(msg)
 
+    def refuse_unfit(self, context_tokens: int, vocab_size: int) -> None:
+        """Raise RequestError if an engine of this context and vocabulary can never serve it."""
+        if len(self.prompt) >= context_tokens:
+            msg = f"the prompt has {len(self.prompt)} tokens; prompt and answer together may have {context_tokens}"
+            raise RequestError(msg)
+        if wrong := [token for token in self.prompt if not 0 <= token < vocab_size]:
+            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {vocab_size - 1}"
+            raise RequestError(msg)
+
 
 @dataclass(frozen=True)
 class Piece:

@@ -89,13 +89,7 @@ class GgufEngine:
 
     def submit(self, request: Request) -> int:
         """See ``Engine``."""
-        if len(request.prompt) >= self.context_tokens:
-            msg = f"the prompt has {len(request.prompt)} tokens; prompt and answer together may have {self.context_tokens}"
-            raise RequestError(msg)
-        wrong = [t for t in request.prompt if not 0 <= t < self.facts.config.vocab_size]
-        if wrong:
-            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self.facts.config.vocab_size - 1}"
-            raise RequestError(msg)
+        request.refuse_unfit(self.context_tokens, self.facts.config.vocab_size)
         if request.adapter:
             msg = f"the adapter is {request.adapter!r}; a GGUF file has none by name: export each run to a file of its own"
             raise RequestError(msg)

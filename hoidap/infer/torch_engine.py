@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from types import MappingProxyType
 
 import torch
@@ -93,13 +93,7 @@ class TorchEngine:
 
     def submit(self, request: Request) -> int:
         """See ``Engine``."""
-        if len(request.prompt) >= self.context_tokens:
-            msg = f"the prompt has {len(request.prompt)} tokens; prompt and answer together may have {self.context_tokens}"
-            raise RequestError(msg)
-        wrong = [t for t in request.prompt if not 0 <= t < self.model.config.vocab_size]
-        if wrong:
-            msg = f"the prompt holds token {wrong[0]}; this model has tokens 0 to {self.model.config.vocab_size - 1}"
-            raise RequestError(msg)
+        request.refuse_unfit(self.context_tokens, self.model.config.vocab_size)
         if request.adapter not in self._paths:
             known = ", ".join(map(repr, self._paths))
             msg = f"the adapter is {request.adapter!r}; this engine has {known}"
@@ -184,45 +178,51 @@ class TorchEngine:
 
     def _advance(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[Piece]:
         """Run the model; if that fails, each request alone, so that it fails for the one that is at fault."""
+        before = [self._cache.lengths[r.row] for r, _ in chosen]
         try:
-            return self._extend(chosen, adapter)
-        except Exception:  # noqa: BLE001 - whatever it is, the other requests are to be served
+            said = self._ask(chosen, adapter)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other requests are to be served
+            for (r, _), length in zip(chosen, before, strict=True):
+                self._cache.lengths[r.row] = length
             if len(chosen) > 1:
                 return [piece for pair in chosen for piece in self._advance([pair], adapter)]
-            running, _ = chosen[0]
-            _log.exception("request %d failed", running.id)
-            self._cache.lengths[running.row] = 0  # what the row holds is not to be trusted
-            self._release(running)
-            return [Piece(running.id, "", None, 0.0, "error")]
-
-    def _extend(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[Piece]:
-        """Run the model over each request's new tokens, and take what it says to them.
-
-        Those of a request that is running are its last token and guesses at those that follow.
-        """
-        running, new_tokens = [r for r, _ in chosen], [tokens for _, tokens in chosen]
-        starts = [0, *accumulate(map(len, new_tokens))]
-        stream = torch.tensor([t for tokens in new_tokens for t in tokens], device=self.model.device)
-        network, delta = self._paths[adapter]
-        hidden = network.hidden(stream, starts, self._cache.rows([r.row for r in running]), delta)
-        guesses = [tokens[1:] if r.said else [] for r, tokens in chosen]
-        for r, tokens in chosen:
+            return [self._fail(chosen[0][0], error)]
+        pieces = []
+        for (r, tokens), found in zip(chosen, said, strict=True):
+            guess = tokens[1:] if r.said else []
             r.read += 0 if r.said else len(tokens)
-        # The model is asked behind the last token that is known, and behind each guess; within a prompt it is not.
-        counts = [0 if r.unread else 1 + len(guess) for r, guess in zip(running, guesses, strict=True)]
+            try:
+                pieces += self._take(r, found, guess)
+            except Exception as error:  # noqa: BLE001 - the same
+                pieces.append(self._fail(r, error))
+        return pieces
+
+    def _fail(self, running: _Running, error: Exception) -> Piece:
+        _log.error("request %d failed", running.id, exc_info=error)
+        self._cache.lengths[running.row] = 0  # what the row holds is not to be trusted
+        self._release(running)
+        return Piece(running.id, "", None, 0.0, "error")
+
+    def _ask(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[list[tuple[int, float]]]:
+        """Run the model over each request's new tokens; return what it says to them, with its log-probability.
+
+        New to a request at work are its last token and guesses at those that follow: the model is asked behind each of
+        them. To a prompt it is asked behind the last token alone, and behind none while some are unread.
+        """
+        starts = [0, *accumulate(len(tokens) for _, tokens in chosen)]
+        stream = torch.tensor([t for _, tokens in chosen for t in tokens], device=self.model.device)
+        network, delta = self._paths[adapter]
+        hidden = network.hidden(stream, starts, self._cache.rows([r.row for r, _ in chosen]), delta)
+        counts = [len(tokens) if r.said else int(r.unread == len(tokens)) for r, tokens in chosen]
         asked = [at for end, count in zip(starts[1:], counts, strict=True) for at in range(end - count, end)]
         if not asked:
-            return []
-        owners = [(r, guess[:n]) for r, guess, count in zip(running, guesses, counts, strict=True) for n in range(count)]
+            return [[] for _ in chosen]
+        owners = [(r, tokens[1 : 1 + n]) for (r, tokens), count in zip(chosen, counts, strict=True) for n in range(count)]
         logits = network.logits(hidden[torch.tensor(asked, device=self.model.device)])  # [N, V]
-        befores = [(*r.request.prompt, *r.said, *guess) for r, guess in owners]
+        befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
         samplings = [r.request.sampling for r, _ in owners]
-        said = list(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
-        pieces = []
-        for r, guess, count in zip(running, guesses, counts, strict=True):
-            pieces += self._take(r, said[:count], guess)
-            del said[:count]
-        return pieces
+        said = iter(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
+        return [list(islice(said, count)) for count in counts]
 
     def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
         """Take what the model says, up to its end or behind the first wrong guess; the cache forgets what stands there."""
@@ -260,7 +260,9 @@ class TorchEngine:
     def _release(self, running: _Running) -> None:
         del self._running[running.id]
         request = running.request
-        self._free.give_back(running.row, (*request.prompt, *running.said), (request.adapter, request.client))
+        # The keys of its last token are not there, or are a wrong guess's.
+        held = (*request.prompt, *running.said[:-1])
+        self._free.give_back(running.row, held, (request.adapter, request.client))
 
 
 def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
