@@ -57,6 +57,6 @@ def test_another_file_is_refused(content, tmp_path):
 
 def test_a_file_too_large_is_refused(tmp_path, monkeypatch):
     RARITY.save(tmp_path / "rarity.json")
-    monkeypatch.setattr("hoidap.ground.cover._MOST_BYTES", 10)
+    monkeypatch.setattr("hoidap.ground.counts._MOST_BYTES", 10)
     with pytest.raises(RunError, match="of 10 allowed"):
         Rarity.load(tmp_path / "rarity.json")

@@ -143,7 +143,7 @@ def test_a_damaged_file_says_what_to_do(content, tmp_path):
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("hoidap.ground.restore._MOST_BYTES", 10)
+    monkeypatch.setattr("hoidap.ground.counts._MOST_BYTES", 10)
     RESTORER.save(tmp_path / "words.json")
     with pytest.raises(RunError, match="of 10 allowed"):
         Restorer.load(tmp_path / "words.json")

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hoidap.errors import RunError
+from hoidap.ground.counts import read_counts, refuse_no_counts
 from hoidap.text import nfc
 from hoidap.tones import restyle
 
 _WORD = re.compile(r"[^\W_]+")
 _MOST_CHARACTERS = 1000  # of a text
-_MOST_BYTES = 64 * 2**20  # of a file
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,13 @@ class Rarity:
             RunError: the file is missing, or something else.
 
         """
-        try:
-            if path.stat().st_size > _MOST_BYTES:
-                msg = f"{path.stat().st_size} bytes, of {_MOST_BYTES} allowed"
-                raise ValueError(msg)  # noqa: TRY301 - a file that cannot be read, like the others
-            content = json.loads(path.read_text(encoding="utf-8"))
+
+        def make(content: Any) -> "Rarity":
             read = cls(content["items"], dict(content["words"]))
-            good = all(type(n) is int and 0 <= n < 2**53 for n in (read.n_items, *read.counts.values()))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            msg = f"{path} cannot be read ({error!r}); `hoidap evaluate` writes it again"
-            raise RunError(msg) from None
-        if not good:
-            msg = f"{path} holds counts that are none; `hoidap evaluate` writes it again"
-            raise RunError(msg)
-        return read
+            refuse_no_counts((read.n_items, *read.counts.values()))
+            return read
+
+        return read_counts(path, make)
 
 
 def words(text: str) -> frozenset[str]:

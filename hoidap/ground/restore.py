@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hoidap.data.items import Item
-from hoidap.errors import RunError
+from hoidap.ground.counts import read_counts, refuse_no_counts
 from hoidap.text import fold, nfc
 from hoidap.tones import restyle
 
@@ -30,7 +31,6 @@ _START = ""  # stands before the first word
 _MOST_CHARACTERS = 1000  # of a text; what is behind them is neither learned from nor restored
 _MOST_FORMS = 8  # of one bare syllable, the most frequent
 _UNSEEN = 0.5  # neighbours that a word has beside those seen
-_MOST_BYTES = 64 * 2**20  # of a file
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,12 @@ class Restorer:
             RunError: the file is missing, or something else.
 
         """
-        try:
-            if path.stat().st_size > _MOST_BYTES:
-                msg = f"{path.stat().st_size} bytes, of {_MOST_BYTES} allowed"
-                raise ValueError(msg)  # noqa: TRY301 - a file that cannot be read, like the others
-            pairs = json.loads(path.read_text(encoding="utf-8"))
-            good = all(type(n) is int and 0 < n < 2**53 for behind in pairs.values() for n in behind.values())
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            msg = f"{path} cannot be read ({error!r}); `hoidap evaluate` writes it again"
-            raise RunError(msg) from None
-        if not good:
-            msg = f"{path} holds counts that are none; `hoidap evaluate` writes it again"
-            raise RunError(msg)
-        return cls.of(pairs)
+
+        def make(pairs: Any) -> "Restorer":
+            refuse_no_counts((n for behind in pairs.values() for n in behind.values()), least=1)
+            return cls.of(pairs)
+
+        return read_counts(path, make)
 
 
 def _key(word: str) -> str:

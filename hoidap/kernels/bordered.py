@@ -6,7 +6,7 @@
     forward     y  = [x, x Aᵀ, 1] · [W, s·B, b]ᵀ
     backward    dx = [dy, dy s·B] · [W; A]
 
-A product whose operand is a sixteenth wider costs less than a pass over its result to add the low-rank term, and the sum
+A product whose operand is a sixty-fourth wider costs less than a pass over its result to add the low-rank term, and the sum
 is made in the product's float32. W is decoded into the middle of the buffer, which is thrown away after each use.
 """
 

@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hoidap.errors import CheckpointError
-from hoidap.model.config import MPTConfig
+from hoidap.model.config import LINEARS, MPTConfig
 from hoidap.model.linear import LowRank
-from hoidap.model.mpt import LINEARS
 
 _PREFIX = "base_model.model."  # what PEFT puts before a module's name
 _FILES = ("adapter_config.json", "adapter_model.safetensors")

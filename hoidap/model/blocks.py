@@ -1,9 +1,9 @@
 """The blocks of a model whose adapter is trained, forward and backward written out.
 
-What autograd would keep of a block for 8,192 tokens of 7B5 is kept here at half: the stream before each half, queries, keys
-and values, what attention made of them, and the MLP's pre-activation, 10 d numbers a token. Norms and GELU are computed
-again, frozen matrices decoded again, and a product brings its bias and low-rank term with it (``kernels.bordered``). Where
-even that is too much, a block keeps its input alone and runs forward twice.
+Of the 36 d bytes a token that autograd would keep of a block, little more than half is kept here: the stream before each
+half, queries, keys and values, what attention made of them, and the MLP's pre-activation, 10 d numbers of 16 bits. Norms
+and GELU are computed again, frozen matrices decoded again, and a product brings its bias and low-rank term with it
+(``kernels.bordered``). Where even that is too much, a block keeps its input alone and runs forward twice.
 
     qkv = Wqkv norm_1(x)    x' = x + out_proj attention(qkv)    u = up_proj norm_2(x')    x'' = x' + down_proj gelu(u)
 
@@ -20,29 +20,27 @@ from hoidap.kernels import attention, rows
 from hoidap.kernels.bordered import bordered, spare
 from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.kernels.product import product
+from hoidap.model.config import LINEARS, MPTConfig
 from hoidap.model.linear import LowRank
 
 if TYPE_CHECKING:
     from hoidap.model.adapter import Adapter
-    from hoidap.model.config import MPTConfig
     from hoidap.model.mpt import MPT
 
-_LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")
 
-
-def bytes_kept(config: "MPTConfig", rank: int, stream_bytes: int) -> int:
+def bytes_kept(config: MPTConfig, rank: int, stream_bytes: int) -> int:
     """Return how many bytes a block keeps of each token; computed twice, ``d_model · stream_bytes`` of them."""
     d, wide = config.d_model, config.expansion_ratio * config.d_model
     return 2 * stream_bytes * d + 2 * (3 * d + d + spare(rank) + wide) + 3 * 2 * rank + 4 * config.n_heads
 
 
-def bytes_at_work(config: "MPTConfig", rank: int, stream_bytes: int) -> int:
+def bytes_at_work(config: MPTConfig, rank: int, stream_bytes: int) -> int:
     """Return how many bytes a token takes, beyond what is kept, while its block goes back."""
     d, wide, room = config.d_model, config.expansion_ratio * config.d_model, spare(rank)
     return 2 * (2 * wide + room) + 2 * 3 * (d + room) + stream_bytes * d
 
 
-def bytes_decoded(config: "MPTConfig", rank: int) -> int:
+def bytes_decoded(config: MPTConfig, rank: int) -> int:
     """Return how many bytes the largest matrix takes with its borders."""
     d, wide, room = config.d_model, config.expansion_ratio * config.d_model, spare(rank)
     return 2 * (wide + room) * (d + room)
@@ -54,7 +52,7 @@ def is_able(model: "MPT", adapter: "Adapter") -> bool:
     if config.qk_ln or config.clip_qkv is not None:
         return False
     for layer in range(config.n_layers):
-        for target in _LINEARS:
+        for target in LINEARS:
             module = f"transformer.blocks.{layer}.{target}"
             weight, delta = model.weights[f"{module}.weight"], adapter.deltas.get(module)
             is_frozen = isinstance(weight, FourBitWeight) or (isinstance(weight, torch.Tensor) and not weight.requires_grad)
@@ -128,7 +126,7 @@ class _Blocks:
         self._model, self._layout, self._config = model, layout, model.config
         self.n_layers, self.recompute = model.config.n_layers, model.recompute
         self._rank, self._spare = adapter.rank, spare(adapter.rank)
-        names = [f"transformer.blocks.{layer}.{target}" for layer in range(self.n_layers) for target in _LINEARS]
+        names = [f"transformer.blocks.{layer}.{target}" for layer in range(self.n_layers) for target in LINEARS]
         self.linears = [self._find(name, adapter.deltas[name]) for name in names]
 
     def forward(

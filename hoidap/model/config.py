@@ -14,6 +14,8 @@ from typing import Any
 
 from hoidap.errors import CheckpointError
 
+LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of each block, in order
+
 _MOST_BYTES = 2**20
 # The most of each size, far above any real model's: no file may make its reader allocate without end.
 _MOST = {

@@ -29,10 +29,9 @@ from hoidap.model.linear import Weight, dequantized, linear
 if TYPE_CHECKING:
     from hoidap.model.adapter import Adapter
 
-LINEARS = ("attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.down_proj")  # of each block, in order
 _EPSILON = 1e-5  # of every layer norm
 _DECODED_BYTES = 2**29  # of matrices held decoded on the CPU
-_DECODED_ROWS = 16_384  # of an embedding in eight bits, decoded at once: 128 MB of 7B5's
+DECODED_ROWS = 16_384  # of an embedding in eight bits, decoded at once: 128 MB of 7B5's
 WTE = "transformer.wte.weight"  # the embedding, which is the output layer too
 
 
@@ -133,8 +132,8 @@ class MPT:
         if not isinstance(wte, Int8Weight):
             yield self.tensor("transformer.wte")
             return
-        for begin in range(0, wte.shape[0], _DECODED_ROWS):
-            yield dequantized(wte.rows(slice(begin, begin + _DECODED_ROWS)), self.dtype)
+        for begin in range(0, wte.shape[0], DECODED_ROWS):
+            yield dequantized(wte.rows(slice(begin, begin + DECODED_ROWS)), self.dtype)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return float32 logits [B, T, V] of ``input_ids`` [B, T]; padding (mask 0), at either end, gets zeros.

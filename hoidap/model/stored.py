@@ -23,7 +23,7 @@ import torch
 
 from hoidap.errors import CheckpointError
 from hoidap.kernels.fourbit import ABSMAX_BLOCK, BLOCK, LEVELS, CodedAbsmax, FourBitWeight, Kind
-from hoidap.model.mpt import LINEARS
+from hoidap.model.config import LINEARS
 
 Shape = tuple[int, ...]
 Header = tuple[Shape, str]  # of a tensor in a file: shape and dtype

@@ -22,6 +22,7 @@ from hoidap.errors import RecipeError
 from hoidap.model import blocks
 from hoidap.model.config import MPTConfig
 from hoidap.model.loss import CHUNK_BYTES
+from hoidap.model.mpt import DECODED_ROWS
 from hoidap.recipe import Algorithm, Embedding, Recipe, adjusted
 
 _CONTEXT_BYTES = 0.75 * 2**30  # CUDA, cuBLAS and kernels, outside PyTorch's allocator (H200, measured: 0.75 GiB)
@@ -66,7 +67,7 @@ def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, 
     padded = size * (2.2 * tokens * 7 * d + 3 * config.n_heads * longest**2) if dtype != torch.bfloat16 else 0
     logits = min(CHUNK_BYTES, 4 * tokens * config.vocab_size) * 2 + 3 * 4 * tokens * d
     if recipe.embedding == "8-bit":
-        logits += size * min(config.vocab_size, 16_384) * d
+        logits += size * min(config.vocab_size, DECODED_ROWS) * d
     decoded = 1.5 * blocks.bytes_decoded(config, rank) * size / 2
     return Need(weights, adapter, activations, max(tokens * work + padded + decoded, logits))
 
