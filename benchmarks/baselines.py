@@ -174,3 +174,36 @@ def _quantized(linear: torch.nn.Linear, bnb: Any, dtype: torch.dtype, device: st
     weight = torch.randn(linear.out_features, linear.in_features, device=device, dtype=dtype) * 0.02
     new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
     return new.to(device)
+
+
+@torch.inference_mode()
+def generate(config: MPTConfig, adapter_rank: int, adapter_alpha: int, tokens: int = 64) -> dict[str, Any]:
+    """Make one answer with transformers' ``generate``, greedily, with its cache: NF4 alone, and with PEFT's adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    model = _mpt(config, torch.bfloat16, "cuda")
+    model.generation_config.eos_token_id = None
+    model.config.use_cache = True
+    prompt = torch.randint(4, config.vocab_size, (1, 100), device="cuda")
+    found: dict[str, Any] = {"what": "transformers MPT + bitsandbytes NF4, generate, bfloat16, one stream", "tokens": tokens}
+    found["tokens_per_s"] = _rate(model, prompt, tokens)
+    model = get_peft_model(
+        model, LoraConfig(r=adapter_rank, lora_alpha=adapter_alpha, target_modules=_TARGETS, task_type="CAUSAL_LM")
+    )
+    found["tokens_per_s_with_adapter"] = _rate(model, prompt, tokens)
+    return found
+
+
+def _rate(model: Any, prompt: torch.Tensor, tokens: int) -> float:
+    settings = {"do_sample": False, "use_cache": True, "pad_token_id": 3, "attention_mask": torch.ones_like(prompt)}
+    model.generate(input_ids=prompt, max_new_tokens=4, **settings)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    first = model.generate(input_ids=prompt, max_new_tokens=1, **settings)
+    torch.cuda.synchronize()
+    reading = time.perf_counter() - began
+    began = time.perf_counter()
+    made = model.generate(input_ids=prompt, max_new_tokens=tokens + 1, **settings)
+    torch.cuda.synchronize()
+    assert made.shape[1] == prompt.shape[1] + tokens + 1 == first.shape[1] + tokens  # noqa: S101
+    return tokens / (time.perf_counter() - began - reading)

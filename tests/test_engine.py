@@ -200,7 +200,7 @@ def test_draws_follow_the_distribution():
 )
 def test_top_k_and_top_p_keep_the_likeliest(limits, kept):
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
-    probabilities = distribution(logits, Sampling(temperature=1.0, **limits))
+    (probabilities,) = distribution(logits[None], [Sampling(temperature=1.0, **limits)])
     assert probabilities.nonzero().flatten().tolist() == kept
     assert float(probabilities.sum()) == pytest.approx(1)
 
@@ -607,15 +607,17 @@ def plain_answers(model, tokenizer):
 def test_min_p_keeps_what_is_nearly_as_likely():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     for share, kept in ((0.0, 4), (0.09, 4), (0.25, 3), (0.5, 2), (1.0, 1)):
-        probabilities = distribution(logits, Sampling(temperature=1.0, min_p=share))
+        (probabilities,) = distribution(logits[None], [Sampling(temperature=1.0, min_p=share)])
         assert int((probabilities > 0).sum()) == kept
         assert float(probabilities.sum()) == pytest.approx(1)
 
 
 def test_a_repetition_penalty_lowers_what_stands_there_already():
     logits = torch.tensor([2.0, 1.9, -1.0, -1.1])
-    assert penalised(logits, [0, 0, 2], 2.0).tolist() == pytest.approx([1.0, 1.9, -2.0, -1.1])
-    assert penalised(logits, [], 2.0) is logits
+    twice = Sampling(repetition_penalty=2.0)
+    (scores, same) = penalised(logits.expand(2, -1), [twice, twice], [[0, 0, 2], []])
+    assert scores.tolist() == pytest.approx([1.0, 1.9, -2.0, -1.1])
+    assert same.tolist() == logits.tolist()
     greedy = Sampling(repetition_penalty=2.0)
     tokens, nats = choose(logits[None], [greedy], [torch.Generator()], [[0]])
     assert tokens == [1]

@@ -24,6 +24,7 @@ from hoidap.infer.stop import StopText
 from hoidap.infer.waiting import Entry, Waiting
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
+from hoidap.model.few import MOST_TOKENS, FewTokens, is_able
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
@@ -86,6 +87,8 @@ class TorchEngine:
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
         self._cache = KVCache(model.config, rows, self.context_tokens, model.dtype, model.device)
+        self._few: dict[str, FewTokens] = {}
+        self._runs_few = _runs_few(base)
         self._free = Rows(self._cache)
         self._waiting = Waiting(max_waiting)
         self._running: dict[int, _Running] = {}
@@ -159,7 +162,10 @@ class TorchEngine:
     def _write(self) -> list[Piece]:
         """Make a token for every request whose prompt is read, and more where a guess was right."""
         writing = sorted((r for r in self._running.values() if r.said), key=lambda r: r.row)
-        most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * max(1, len(writing)))
+        each = max(1, len(writing))
+        most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * each)
+        if self._runs_few:
+            most = min(most, max(0, MOST_TOKENS // each - 1))
         return self._by_adapter([(r, [r.said[-1], *self._guess(r, most)]) for r in writing])
 
     def _guess(self, running: _Running, most: int) -> tuple[int, ...]:
@@ -173,7 +179,10 @@ class TorchEngine:
     def _by_adapter(self, chosen: Sequence[tuple[_Running, list[int]]]) -> list[Piece]:
         pieces = []
         for name in dict.fromkeys(running.request.adapter for running, _ in chosen):
-            pieces += self._advance([pair for pair in chosen if pair[0].request.adapter == name], name)
+            of_name = [pair for pair in chosen if pair[0].request.adapter == name]
+            most = MOST_TOKENS if self._runs_few and all(r.said for r, _ in of_name) else len(of_name)
+            for at in range(0, len(of_name), most):
+                pieces += self._advance(of_name[at : at + most], name)
         return pieces
 
     def _advance(self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str) -> list[Piece]:
@@ -210,19 +219,42 @@ class TorchEngine:
         them. To a prompt it is asked behind the last token alone, and behind none while some are unread.
         """
         starts = [0, *accumulate(len(tokens) for _, tokens in chosen)]
-        stream = torch.tensor([t for _, tokens in chosen for t in tokens], device=self.model.device)
-        network, delta = self._paths[adapter]
-        hidden = network.hidden(stream, starts, self._cache.rows([r.row for r, _ in chosen]), delta)
         counts = [len(tokens) if r.said else int(r.unread == len(tokens)) for r, tokens in chosen]
         asked = [at for end, count in zip(starts[1:], counts, strict=True) for at in range(end - count, end)]
+        owners = [(r, tokens[1 : 1 + n]) for (r, tokens), count in zip(chosen, counts, strict=True) for n in range(count)]
+        logits, likeliest = self._run(chosen, adapter, asked)
+        samplings = [r.request.sampling for r, _ in owners]
         if not asked:
             return [[] for _ in chosen]
-        owners = [(r, tokens[1 : 1 + n]) for (r, tokens), count in zip(chosen, counts, strict=True) for n in range(count)]
-        logits = network.logits(hidden[torch.tensor(asked, device=self.model.device)])  # [N, V]
-        befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
-        samplings = [r.request.sampling for r, _ in owners]
-        said = iter(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
+        if likeliest is not None and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings):
+            ids, nats = likeliest.tolist()
+            said = iter(zip(map(int, ids), nats, strict=True))
+        else:
+            befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
+            said = iter(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
         return [list(islice(said, count)) for count in counts]
+
+    def _run(
+        self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str, asked: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return logits [N, V] behind the tokens ``asked``, and if it is known already what is likeliest there [2, N]."""
+        network, delta = self._paths[adapter]
+        stream = [token for _, tokens in chosen for token in tokens]
+        rows = [r.row for r, _ in chosen]
+        if self._runs_few and len(stream) <= MOST_TOKENS:
+            if adapter not in self._few:
+                self._few[adapter] = FewTokens(network, delta, self._cache)
+            lengths = [len(tokens) for _, tokens in chosen]
+            spans = [(row, self._cache.lengths[row], length) for row, length in zip(rows, lengths, strict=True)]
+            places = [(row, place) for row, past, new in spans for place in range(past, past + new)]
+            logits, likeliest = self._few[adapter].run(stream, *zip(*places, strict=True))
+            self._cache.rows(rows).advance(lengths)
+            is_all = len(asked) == len(stream)
+            return (logits, likeliest) if is_all else (logits[list(asked)], likeliest[:, list(asked)])
+        starts = [0, *accumulate(len(tokens) for _, tokens in chosen)]
+        device = self.model.device
+        hidden = network.hidden(torch.tensor(stream, device=device), starts, self._cache.rows(rows), delta)
+        return network.logits(hidden[torch.tensor(asked, dtype=torch.int64, device=device)]), None
 
     def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
         """Take what the model says, up to its end or behind the first wrong guess; the cache forgets what stands there."""
@@ -273,6 +305,11 @@ def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
     if adapter and decoded.dtype == torch.float32 and not decoded.is_int8:
         return decoded.merge(adapter), None
     return decoded, adapter
+
+
+def _runs_few(model: MPT) -> bool:
+    """Whether steps of few tokens are ``FewTokens``': its reference for the CPU is the slower there."""
+    return model.device.type == "cuda" and is_able(model)
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -15,9 +15,10 @@ EPSILON = 1e-5  # of every layer norm
 
 
 def set_spare(out: torch.Tensor, width: int, rank: int) -> None:
-    """Fill the spare columns of ``out``, from ``width`` on: a one behind the first ``rank``, else zeros."""
-    out[:, width:] = 0
-    out[:, width + rank] = 1
+    """Fill the spare columns of ``out``, from ``width`` on, if it has any: a one behind the first ``rank``, else zeros."""
+    if out.shape[1] > width:
+        out[:, width:] = 0
+        out[:, width + rank] = 1
 
 
 def add_norm(
@@ -30,7 +31,7 @@ def add_norm(
         y: what is added to it [T, d], in any dtype; None: nothing, and ``x`` itself is returned.
         weight: of the norm [d].
         bias: of the norm [d].
-        out: [T, d + spare], of the dtype that products are made in.
+        out: [T, d + spare] or [T, d], of the dtype that products are made in.
         rank: of the spare columns, those left for the low-rank term.
 
     """

@@ -25,7 +25,7 @@ def add_norm(
     launch: Any = _add_norm[(T,)]
     launch(
         x, x if y is None else y, total, weight, weight if bias is None else bias, out, EPSILON, out.stride(0), rank,
-        d=d, SPARE=spare, SPARE_WIDTH=triton.next_power_of_2(spare), WIDTH=triton.next_power_of_2(d), ADDS=y is not None,
+        d=d, SPARE=spare, SPARE_WIDTH=triton.next_power_of_2(max(1, spare)), WIDTH=triton.next_power_of_2(d), ADDS=y is not None,
         BIASED=bias is not None, num_warps=8,
     )  # fmt: skip
     return total
@@ -92,9 +92,10 @@ def _add_norm(  # type: ignore[no-untyped-def]  # noqa: ANN202
     if BIASED:
         normed += tl.load(bias + at, mask=real, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + at, normed.to(out.dtype.element_ty), mask=real)
-    right = tl.arange(0, SPARE_WIDTH)
-    one = tl.where(right == rank, 1.0, 0.0).to(out.dtype.element_ty)
-    tl.store(out + row * out_stride + d + right, one, mask=right < SPARE)
+    if SPARE > 0:
+        right = tl.arange(0, SPARE_WIDTH)
+        one = tl.where(right == rank, 1.0, 0.0).to(out.dtype.element_ty)
+        tl.store(out + row * out_stride + d + right, one, mask=right < SPARE)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -283,15 +283,16 @@ class MPT:
         self, x: torch.Tensor, module: str, adapter: "Adapter | None", out_dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         delta = adapter.deltas.get(module) if adapter else None
-        return linear(x, self.weights[f"{module}.weight"], self._bias(module), delta, out_dtype)
+        return linear(x, self.weights[f"{module}.weight"], self.bias(module), delta, out_dtype)
 
     def _norm(self, x: torch.Tensor, module: str) -> torch.Tensor:
         # low_precision_layernorm returns the activations' dtype; PyTorch's kernels keep mean and variance in float32.
-        weight, bias = self.tensor(module).to(x.dtype), self._bias(module)
+        weight, bias = self.tensor(module).to(x.dtype), self.bias(module)
         normed = layer_norm(x, x.shape[-1:], weight, None if bias is None else bias.to(x.dtype), _EPSILON)
         return normed.to(self.dtype)
 
-    def _bias(self, module: str) -> torch.Tensor | None:
+    def bias(self, module: str) -> torch.Tensor | None:
+        """Return a module's bias; None in a model without."""
         return None if self.config.no_bias else self.tensor(module, "bias")
 
     def tensor(self, module: str, kind: str = "weight") -> torch.Tensor:

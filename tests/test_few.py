@@ -1,0 +1,117 @@
+"""The network for a few tokens computes what the network for many does; its references here, its kernels in test_gpu.py."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_run import CONFIG, TOKENIZER
+
+from hoidap.infer import torch_engine
+from hoidap.infer.engine import Request, Sampling
+from hoidap.infer.torch_engine import TorchEngine
+from hoidap.kernels import few
+from hoidap.kernels.fourbit import LEVELS
+from hoidap.model.adapter import new_adapter
+from hoidap.model.cache import KVCache
+from hoidap.model.checkpoint import assemble, random_tensors
+from hoidap.model.few import FewTokens, is_able
+from hoidap.model.mpt import MPT
+from hoidap.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+SMALL = replace(CONFIG, d_model=64, n_heads=4, n_layers=2)
+
+
+def build(config=SMALL, quantize="nf4", embedding="16-bit", dtype=torch.float32):
+    tensors = random_tensors(config, CPU, torch.float32, 3)
+    return assemble(config, tensors, quantize=quantize, embedding=embedding, device=CPU, dtype=dtype)
+
+
+def shifted(config, rank=5):
+    generator = torch.Generator().manual_seed(1)
+    adapter = new_adapter(config, rank, 2.0 * rank, CPU, generator)
+    for delta in adapter.deltas.values():
+        with torch.no_grad():
+            delta.B.copy_(torch.randn(delta.B.shape, generator=generator) * 0.05)
+    return adapter
+
+
+@pytest.mark.parametrize("changed", [
+    {}, {"no_bias": True}, {"clip_qkv": 0.5}, {"logit_scale": 0.3}, {"alibi": False}, {"softmax_scale": 0.2},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("has_adapter", [False, True])
+@pytest.mark.parametrize("embedding", ["16-bit", "8-bit"])
+@torch.no_grad()
+def test_few_tokens_have_the_logits_of_many(changed, has_adapter, embedding):
+    config = replace(SMALL, **changed)
+    model = build(config, embedding=embedding)
+    adapter = shifted(config) if has_adapter else None
+    cache, other = (KVCache(config, 4, 90, torch.float32, CPU) for _ in range(2))
+    network = FewTokens(model, adapter, cache)
+    generator = torch.Generator().manual_seed(0)
+    for lengths in ([70, 3, 1], [1, 1, 1], [2, 5, 1], [1, 9, 4]):
+        rows = [2, 0, 3]
+        stream = torch.randint(4, config.vocab_size, (sum(lengths),), generator=generator)
+        starts = [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
+        places = [(row, other.lengths[row] + n) for row, new in zip(rows, lengths, strict=True) for n in range(new)]
+        wanted = model.logits(model.hidden(stream, starts, other.rows(rows), adapter))
+        for at in range(0, len(stream), few.MOST_TOKENS):
+            some = places[at : at + few.MOST_TOKENS]
+            ids = stream[at : at + few.MOST_TOKENS].tolist()
+            logits, likeliest = network.run(ids, [row for row, _ in some], [place for _, place in some])
+            expected = wanted[at : at + few.MOST_TOKENS]
+            assert torch.allclose(logits, expected, atol=2e-5, rtol=1e-5)
+            assert likeliest[0].long().tolist() == logits.argmax(-1).tolist()
+            assert torch.allclose(likeliest[1], expected.log_softmax(-1).amax(-1), atol=2e-5)
+
+
+def test_models_without_quantised_matrices_or_with_other_layers_are_left_to_the_general_network():
+    assert is_able(build())
+    assert not is_able(build(quantize="none"))
+    assert not is_able(build(replace(SMALL, qk_ln=True)))
+    assert not is_able(build(replace(SMALL, alibi=False, learned_pos_emb=True)))
+    assert not is_able(build(replace(SMALL, d_model=60, n_heads=3), quantize="int8")), "rows of 60 are no whole blocks"
+    assert not is_able(build(replace(SMALL, d_model=192, n_heads=2))), "heads of 96"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_levels_in_16_bits_are_nearer_than_weights_rounded_one_by_one(kind, dtype):
+    exact = torch.tensor(LEVELS[kind])
+    bits, unscale = few.levels_16(tuple(exact.tolist()), dtype)
+    near = torch.tensor(bits).to(torch.int16).view(dtype).double() * unscale
+    error = ((near - exact)[exact != 0] / exact[exact != 0]).square().mean().sqrt()
+    weights = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    rounding = ((weights.to(dtype).double() - weights) / weights).square().mean().sqrt()
+    assert error < 0.95 * rounding
+    assert near[exact == 0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 70])
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_the_engine_answers_the_same_through_it(count, has_adapter, monkeypatch):
+    model, tokenizer = build(), Tokenizer.from_file(TOKENIZER)
+    adapter = shifted(SMALL) if has_adapter else None
+    generator = torch.Generator().manual_seed(count)
+    prompts = [
+        tuple(torch.randint(4, SMALL.vocab_size, (1 + 7 * n % 80,), generator=generator).tolist()) for n in range(count)
+    ]
+    answers = []
+    monkeypatch.setattr(MPT, "is_cheap_decoded", False)
+    for runs_few in (False, True):
+        monkeypatch.setattr(torch_engine, "_runs_few", lambda _, runs=runs_few: runs)
+        engine = TorchEngine(model, tokenizer, adapter, context_tokens=100, max_batch=count)
+        for n, prompt in enumerate(prompts):
+            drawn = Sampling(max_new_tokens=9, temperature=0.8 if n % 3 == 2 else 0.0, top_p=0.9, seed=n)
+            engine.submit(Request(prompt, drawn))
+        found = {}
+        while pieces := engine.step():
+            for piece in pieces:
+                found.setdefault(piece.request_id, []).append((piece.token_id, piece.logprob_nats))
+        answers.append(found)
+    assert answers[0].keys() == answers[1].keys()
+    for n, answer in answers[0].items():
+        assert [token for token, _ in answer] == [token for token, _ in answers[1][n]]
+        assert [nats for _, nats in answer] == pytest.approx([nats for _, nats in answers[1][n]], abs=1e-4)
+
+
