@@ -185,7 +185,10 @@ def generate(config: MPTConfig, adapter_rank: int, adapter_alpha: int, tokens: i
     model.generation_config.eos_token_id = None
     model.config.use_cache = True
     prompt = torch.randint(4, config.vocab_size, (1, 100), device="cuda")
-    found: dict[str, Any] = {"what": "transformers MPT + bitsandbytes NF4, generate, bfloat16, one stream", "tokens": tokens}
+    found: dict[str, Any] = {
+        "what": "transformers MPT + bitsandbytes NF4, generate, bfloat16, one stream",
+        "tokens": tokens,
+    }
     found["tokens_per_s"] = _rate(model, prompt, tokens)
     model = get_peft_model(
         model, LoraConfig(r=adapter_rank, lora_alpha=adapter_alpha, target_modules=_TARGETS, task_type="CAUSAL_LM")

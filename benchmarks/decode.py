@@ -23,6 +23,7 @@ import torch
 from baselines import generate
 from shapes import ALPHA, RANK, SHAPES, memory_gib, note_context
 
+from hoidap.bot import Bot, load_engine
 from hoidap.infer.engine import Engine, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.model.adapter import Adapter, new_adapter
@@ -30,12 +31,13 @@ from hoidap.model.cache import cache_bytes_a_token
 from hoidap.model.checkpoint import assemble, random_tensors
 from hoidap.model.config import MPTConfig
 from hoidap.model.mpt import MPT
+from hoidap.run import Run
 from hoidap.tokenizer import Tokenizer
 
 CONFIGS = {**SHAPES, "7b-blocks": replace(SHAPES["7b5"], vocab_size=20_480)}
 TARGETS = {
     "7b-blocks.nf4-adapter-1": 20, "7b-blocks.bandwidth-share": 0.45, "7b-blocks.nf4-32": 6000, "7b-blocks.mixed-64": 15,
-    "4b.evaluate-1000": 30, "7b-blocks.ttft-p95": 150, "7b5.memory": 8, "speculation": 2,
+    "4b.evaluate-1000": 30, "7b-blocks.ttft-p95": 150, "7b5.memory": 8, "speculation-cuda": 2, "speculation-cpu": 2,
 }  # fmt: skip
 _TOKENIZER = Path(__file__).parent.parent / "hoidap" / "assets" / "mini" / "tokenizer.json"
 
@@ -137,7 +139,16 @@ def blocks_7b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
     one_stream(plain, vocabulary, answer=8)
     speed = max(one_stream(plain, vocabulary) for _ in range(3))
     needed = weight_bytes(model) + (100 + 128) * cache_bytes_a_token(config, model.dtype)
-    rows.append(row("7b-blocks.bandwidth-share", needed * speed / rate, "", tokens_per_s=speed, bytes_a_token=needed, copy_bytes_per_s=rate))
+    rows.append(
+        row(
+            "7b-blocks.bandwidth-share",
+            needed * speed / rate,
+            "",
+            tokens_per_s=speed,
+            bytes_a_token=needed,
+            copy_bytes_per_s=rate,
+        )
+    )
     for count in (2, 4, 8, 16, 32):
         chosen = requests(count, (100, 100), (256, 256), vocabulary)
         serve(plain, requests(count, (100, 100), (4, 4), vocabulary, seed=1))
@@ -162,7 +173,16 @@ def blocks_7b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
         one_by_one = serve(alone, chosen)
         assert together["tokens"] == one_by_one["tokens"]
         ratio = one_by_one["seconds"] / together["seconds"]
-        rows.append(row("7b-blocks.mixed-64", ratio, "times", {"seconds": one_by_one["seconds"]}, seconds=together["seconds"], tokens=together["tokens"]))
+        rows.append(
+            row(
+                "7b-blocks.mixed-64",
+                ratio,
+                "times",
+                {"seconds": one_by_one["seconds"]},
+                seconds=together["seconds"],
+                tokens=together["tokens"],
+            )
+        )
     if "ttft" in parts:
         engine = TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=32)
         closed = serve(engine, requests(128, (100, 100), (130, 130), vocabulary))
@@ -173,7 +193,16 @@ def blocks_7b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
             arrivals.append(clock)
         found = serve(engine, requests(len(arrivals), (100, 100), (130, 130), vocabulary, seed=2), arrivals)
         times = found["first_s"]
-        rows.append(row("7b-blocks.ttft-p95", 1000 * times[int(0.95 * len(times))], "ms", {"requests_per_s_at_most": capacity}, median_ms=1000 * times[len(times) // 2], requests=len(times)))
+        rows.append(
+            row(
+                "7b-blocks.ttft-p95",
+                1000 * times[int(0.95 * len(times))],
+                "ms",
+                {"requests_per_s_at_most": capacity},
+                median_ms=1000 * times[len(times) // 2],
+                requests=len(times),
+            )
+        )
     return rows
 
 
@@ -187,7 +216,16 @@ def shape_4b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
     needed = weight_bytes(model) + (100 + 128) * cache_bytes_a_token(config, model.dtype)
     theirs = generate(config, adapter_rank=RANK, adapter_alpha=ALPHA) if "baselines" in parts else {}
     baseline = theirs.get("tokens_per_s_with_adapter")
-    rows.append(row("4b.nf4-adapter-1", speed / baseline if baseline else 0.0, "times", theirs, tokens_per_s=speed, share=needed * speed / rate))
+    rows.append(
+        row(
+            "4b.nf4-adapter-1",
+            speed / baseline if baseline else 0.0,
+            "times",
+            theirs,
+            tokens_per_s=speed,
+            share=needed * speed / rate,
+        )
+    )
     serve(engine, requests(64, (40, 40), (4, 40), config.vocab_size, seed=1))
     found = serve(engine, requests(1000, (40, 40), (130, 130), config.vocab_size))
     rows.append(row("4b.evaluate-1000", found["seconds"], "s", tokens=found["tokens"], ends=found["ends"]))
@@ -204,19 +242,61 @@ def shape_7b5(tokenizer: Tokenizer, _parts: set[str]) -> list[dict[str, Any]]:
     torch.cuda.empty_cache()
     held = memory_gib() - before
     speed = max(one_stream(engine, config.vocab_size, answer=128) for _ in range(2))
-    return [row("7b5.memory", held, "GiB", tokens=found["tokens"], tokens_per_s_one_stream=speed, peak_allocated_gib=torch.cuda.max_memory_allocated() / 2**30)]
+    return [
+        row(
+            "7b5.memory",
+            held,
+            "GiB",
+            tokens=found["tokens"],
+            tokens_per_s_one_stream=speed,
+            peak_allocated_gib=torch.cuda.max_memory_allocated() / 2**30,
+        )
+    ]
+
+
+def speculation(run: Path, device: str) -> list[dict[str, Any]]:
+    """Ask a run's questions one by one, with guesses at what is recited and without."""
+    opened = Run.open(run)
+    items = opened.items()
+    seconds, texts = [], []
+    for guessed in ((), items):
+        engine, tokenizer = load_engine(opened, items=guessed, device=device)
+        bot = Bot(engine, tokenizer, items, opened.template, mode="model")
+        for item in items[:10]:
+            bot.answer(item.question, sampling=bot.sampling())
+        began = time.perf_counter()
+        texts.append([bot.answer(item.question, sampling=bot.sampling()).text for item in items])
+        seconds.append(time.perf_counter() - began)
+    assert texts[0] == texts[1]
+    recited = sum(text == item.answer for text, item in zip(texts[0], items, strict=True))
+    key = f"speculation-{device}"
+    return [
+        row(
+            key,
+            seconds[0] / seconds[1],
+            "times",
+            {"seconds": seconds[0]},
+            seconds=seconds[1],
+            answers=len(items),
+            recited=recited,
+        )
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["7b-blocks", "4b", "7b5"])
+    parser.add_argument("what", choices=["7b-blocks", "4b", "7b5", "speculation"])
+    parser.add_argument("--run", type=Path, help="of speculation: mini, fine-tuned on the example shop")
+    parser.add_argument("--device", default="cuda", help="of speculation")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", default="baselines,mixed,ttft")
     options = parser.parse_args()
-    note_context()
-    tokenizer = Tokenizer.from_file(_TOKENIZER)
-    what = {"7b-blocks": blocks_7b, "4b": shape_4b, "7b5": shape_7b5}[options.what]
-    found = what(tokenizer, set(options.parts.split(",")))
+    if options.what == "speculation":
+        found = speculation(options.run, options.device)
+    else:
+        note_context()
+        what = {"7b-blocks": blocks_7b, "4b": shape_4b, "7b5": shape_7b5}[options.what]
+        found = what(Tokenizer.from_file(_TOKENIZER), set(options.parts.split(",")))
     kept = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     keys = {r["key"] for r in found}
     environment.write(options.out, [r for r in kept if r["key"] not in keys] + found)

@@ -58,11 +58,12 @@ def test_few_tokens_have_the_logits_of_many(changed, has_adapter, embedding):
         for at in range(0, len(stream), few.MOST_TOKENS):
             some = places[at : at + few.MOST_TOKENS]
             ids = stream[at : at + few.MOST_TOKENS].tolist()
-            logits, likeliest = network.run(ids, [row for row, _ in some], [place for _, place in some])
+            step = network.start(ids, [row for row, _ in some], [place for _, place in some])
+            logits, (tokens, nats) = step.logits, step.likeliest()
             expected = wanted[at : at + few.MOST_TOKENS]
             assert torch.allclose(logits, expected, atol=2e-5, rtol=1e-5)
-            assert likeliest[0].long().tolist() == logits.argmax(-1).tolist()
-            assert torch.allclose(likeliest[1], expected.log_softmax(-1).amax(-1), atol=2e-5)
+            assert tokens == logits.argmax(-1).tolist()
+            assert torch.allclose(torch.tensor(nats), expected.log_softmax(-1).amax(-1), atol=2e-5)
 
 
 def test_models_without_quantised_matrices_or_with_other_layers_are_left_to_the_general_network():
@@ -113,5 +114,3 @@ def test_the_engine_answers_the_same_through_it(count, has_adapter, monkeypatch)
     for n, answer in answers[0].items():
         assert [token for token, _ in answer] == [token for token, _ in answers[1][n]]
         assert [nats for _, nats in answer] == pytest.approx([nats for _, nats in answers[1][n]], abs=1e-4)
-
-

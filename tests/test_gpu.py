@@ -11,12 +11,14 @@ from hoidap.data.pack import pack
 from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
-from hoidap.kernels import fourbit, int8
+from hoidap.kernels import few, fourbit, int8
 from hoidap.kernels.fourbit import CodedAbsmax, FourBitWeight
 from hoidap.kernels.product import product, product_reference
 from hoidap.model.adapter import new_adapter
+from hoidap.model.cache import KVCache
 from hoidap.model.checkpoint import assemble, load_checkpoint, random_tensors
 from hoidap.model.config import MPTConfig
+from hoidap.model.few import FewTokens, is_able
 from hoidap.model.linear import LowRank, linear
 from hoidap.model.loss import loss_nats
 from hoidap.model.overflow import first_overflow
@@ -242,3 +244,83 @@ def test_every_optimiser_goes_on_from_its_saved_state(algorithm):
     again.state.step, again.state.optimizer = 6, numbers
     again.restore(weights, tensors)
     assert [again.step(batch)["loss_nats"] for _ in range(3)] == pytest.approx(wanted, rel=1e-4)
+
+
+FEW = [
+    (torch.bfloat16, 1, 32, "add", (4096, 16384)), (torch.bfloat16, 1, 0, "gelu", (16384, 3072)),
+    (torch.bfloat16, 2, 8, "store", (1000, 320)), (torch.bfloat16, 3, 32, "gelu", (1792, 448)),
+    (torch.bfloat16, 8, 0, "add", (192, 64)), (torch.bfloat16, 13, 40, "gelu", (448, 1792)),
+    (torch.bfloat16, 32, 32, "add", (3072, 12288)), (torch.bfloat16, 50, 32, "store", (4096, 4096)),
+    (torch.float16, 1, 32, "gelu", (4096, 4096)), (torch.float16, 64, 8, "add", (1000, 320)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "count", "rank", "then", "shape"), FEW, ids=str)
+@single_or_double
+def test_products_of_few_tokens_equal_float64s(dtype, count, rank, then, shape, double_quant):
+    outs, ins = shape
+    weight = on_gpu(fourbit.quantize(normal(outs, ins) * 0.05, "nf4", double_quant=double_quant))
+    scratch = few.Scratch.of(CUDA, rank)
+    for seed in range(4):
+        generator = torch.Generator(CUDA).manual_seed(seed)
+        x, bias, A, B = (
+            torch.randn(size, generator=generator, device=CUDA) * by
+            for size, by in (((count, ins), 1.0), ((outs,), 1.0), ((rank, ins), 0.05), ((outs, rank), 0.05))
+        )
+        x, bias = x.to(dtype), bias.to(dtype)
+        operand = few.Operand(weight, bias)
+        wanted = x.double() @ fourbit.dequantize_reference(weight, torch.float32).double().T + bias.double()
+        if rank:
+            operand = operand.with_adapter(A, B, 0.7, dtype)
+            wanted += 0.7 * (x.double() @ A.to(dtype).double().T) @ B.to(dtype).double().T
+        out = torch.full((count, outs), float("nan"), device=CUDA, dtype=dtype)
+        if then == "add":
+            out = torch.randn(count, outs, generator=generator, device=CUDA)
+            wanted += out.double()
+        few.product(x, operand, out, scratch, then)
+        wanted = torch.nn.functional.gelu(wanted) if then == "gelu" else wanted
+        error = float((out.double() - wanted).norm() / wanted.norm())
+        assert error < {torch.bfloat16: 3e-3, torch.float16: 6e-4}[dtype]
+        assert scratch.counters.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("count", [1, 8, 30, 64])
+def test_products_of_few_tokens_with_eight_bits(count):
+    weight = int8.quantize((normal(1000, 320) * 0.05).to(CUDA))
+    x = normal(count, 320).to(CUDA, torch.bfloat16)
+    out = torch.full((count, 1000), float("nan"), device=CUDA)
+    few.product(x, few.Operand(weight, None), out, few.Scratch.of(CUDA, 0))
+    wanted = x.double() @ int8.dequantize(weight, torch.float32).double().T
+    assert float((out.double() - wanted).norm() / wanted.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("quantize", ["nf4", "fp4"])
+@pytest.mark.parametrize("embedding", ["16-bit", "8-bit"])
+@torch.inference_mode()
+def test_the_network_for_few_tokens_has_the_logits_of_the_network_for_many(dtype, quantize, embedding):
+    config = MPTConfig(d_model=256, n_heads=4, n_layers=4, vocab_size=2048, max_seq_len=1024, clip_qkv=3.0)
+    tensors = random_tensors(config, CPU, torch.float32, 0)
+    model = assemble(config, tensors, quantize=quantize, embedding=embedding, device=CUDA, dtype=dtype)
+    exact = assemble(config, random_tensors(config, CPU, torch.float32, 0), quantize=quantize, embedding=embedding,
+                     device=CPU, dtype=torch.float32)  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    adapter = new_adapter(config, 8, 16, CUDA, generator)
+    plain = new_adapter(config, 8, 16, CPU, torch.Generator().manual_seed(0))
+    for module, delta in adapter.deltas.items():
+        delta.B.copy_(torch.randn(delta.B.shape, generator=generator) * 0.05)
+        plain.deltas[module].B.copy_(delta.B.cpu())
+    assert is_able(model)
+    caches = KVCache(config, 70, 600, dtype, CUDA), KVCache(config, 70, 600, torch.float32, CPU)
+    network = FewTokens(model, adapter, caches[0])
+    worst = 0.0
+    for lengths in ([60, 3, 1], [1] * 64, [1], [1, 1], [1, 17], [5, 1, 1, 20], [64], [64], [64], [64], [64]):
+        rows = list(range(len(lengths)))
+        stream = torch.randint(4, config.vocab_size, (sum(lengths),), generator=generator)
+        starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+        places = [(row, caches[1].lengths[row] + n) for row, new in zip(rows, lengths, strict=True) for n in range(new)]
+        wanted = exact.logits(exact.hidden(stream, starts, caches[1].rows(rows), plain))
+        step = network.start(stream.tolist(), [row for row, _ in places], [place for _, place in places])
+        worst = max(worst, float((step.logits.cpu() - wanted).norm() / wanted.norm()))
+        assert step.likeliest()[0] == step.logits.argmax(-1).tolist()
+    assert worst < {torch.bfloat16: 3e-2, torch.float16: 5e-3}[dtype]

@@ -31,6 +31,10 @@ class Recital:
         texts = [template.opens_answer + item.answer for item in fit]
         return cls([*token_ids, tokenizer.eos_id] for token_ids in tokenizer.encode_all(texts))
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._texts)
+
     def after(self, said: Sequence[int], most: int) -> tuple[int, ...]:
         """Return the tokens that come next in every text that begins with ``said``, at most so many of them."""
         begin = tuple(said)

@@ -24,7 +24,8 @@ from hoidap.infer.stop import StopText
 from hoidap.infer.waiting import Entry, Waiting
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
-from hoidap.model.few import MOST_TOKENS, FewTokens, is_able
+from hoidap.kernels.few import MOST_TOKENS
+from hoidap.model.few import FewTokens, Started, is_able
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
@@ -52,6 +53,15 @@ class _Running:
     @property
     def unread(self) -> int:
         return len(self.request.prompt) - self.read
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A step begun before the one ahead of it was looked at, on the likeliest tokens, which the host has not seen yet."""
+
+    network: FewTokens
+    started: Started
+    at: Mapping[tuple[int, int], int]  # (request, tokens that its row held) → its place in the step
 
 
 class TorchEngine:
@@ -89,6 +99,7 @@ class TorchEngine:
         self._cache = KVCache(model.config, rows, self.context_tokens, model.dtype, model.device)
         self._few: dict[str, FewTokens] = {}
         self._runs_few = _runs_few(base)
+        self._ahead: _Ahead | None = None
         self._free = Rows(self._cache)
         self._waiting = Waiting(max_waiting)
         self._running: dict[int, _Running] = {}
@@ -162,6 +173,9 @@ class TorchEngine:
     def _write(self) -> list[Piece]:
         """Make a token for every request whose prompt is read, and more where a guess was right."""
         writing = sorted((r for r in self._running.values() if r.said), key=lambda r: r.row)
+        if self._ahead:  # what joined meanwhile waits for the next step
+            begun = self._ahead.at
+            writing = [r for r in writing if (r.id, self._cache.lengths[r.row]) in begun] or writing
         each = max(1, len(writing))
         most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * each)
         if self._runs_few:
@@ -222,39 +236,52 @@ class TorchEngine:
         counts = [len(tokens) if r.said else int(r.unread == len(tokens)) for r, tokens in chosen]
         asked = [at for end, count in zip(starts[1:], counts, strict=True) for at in range(end - count, end)]
         owners = [(r, tokens[1 : 1 + n]) for (r, tokens), count in zip(chosen, counts, strict=True) for n in range(count)]
-        logits, likeliest = self._run(chosen, adapter, asked)
         samplings = [r.request.sampling for r, _ in owners]
-        if not asked:
-            return [[] for _ in chosen]
-        if likeliest is not None and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings):
-            ids, nats = likeliest.tolist()
-            said = iter(zip(map(int, ids), nats, strict=True))
+        is_greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
+        if self._runs_few and starts[-1] <= MOST_TOKENS:
+            ids, nats, logits = self._run_few(chosen, adapter, asked, is_greedy=is_greedy)
         else:
+            network, delta = self._paths[adapter]
+            stream = torch.tensor([t for _, tokens in chosen for t in tokens], device=self.model.device)
+            hidden = network.hidden(stream, starts, self._cache.rows([r.row for r, _ in chosen]), delta)
+            logits = network.logits(hidden[torch.tensor(asked, device=stream.device)]) if asked else None
+            ids = nats = []
+        if logits is not None:
             befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
-            said = iter(zip(*choose(logits, samplings, [r.generator for r, _ in owners], befores), strict=True))
+            ids, nats = choose(logits, samplings, [r.generator for r, _ in owners], befores)
+        said = iter(zip(ids, nats, strict=True))
         return [list(islice(said, count)) for count in counts]
 
-    def _run(
-        self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str, asked: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return logits [N, V] behind the tokens ``asked``, and if it is known already what is likeliest there [2, N]."""
-        network, delta = self._paths[adapter]
-        stream = [token for _, tokens in chosen for token in tokens]
-        rows = [r.row for r, _ in chosen]
-        if self._runs_few and len(stream) <= MOST_TOKENS:
-            if adapter not in self._few:
-                self._few[adapter] = FewTokens(network, delta, self._cache)
-            lengths = [len(tokens) for _, tokens in chosen]
-            spans = [(row, self._cache.lengths[row], length) for row, length in zip(rows, lengths, strict=True)]
-            places = [(row, place) for row, past, new in spans for place in range(past, past + new)]
-            logits, likeliest = self._few[adapter].run(stream, *zip(*places, strict=True))
-            self._cache.rows(rows).advance(lengths)
-            is_all = len(asked) == len(stream)
-            return (logits, likeliest) if is_all else (logits[list(asked)], likeliest[:, list(asked)])
-        starts = [0, *accumulate(len(tokens) for _, tokens in chosen)]
-        device = self.model.device
-        hidden = network.hidden(torch.tensor(stream, device=device), starts, self._cache.rows(rows), delta)
-        return network.logits(hidden[torch.tensor(asked, dtype=torch.int64, device=device)]), None
+    def _run_few(
+        self, chosen: Sequence[tuple[_Running, list[int]]], adapter: str, asked: Sequence[int], *, is_greedy: bool
+    ) -> tuple[list[int], list[float], torch.Tensor | None]:
+        """Return what is likeliest behind the tokens ``asked``, or the logits there if that is not what is wanted.
+
+        Where every token is the likeliest there is, the next step begins before this one is looked at.
+        """
+        if adapter not in self._few:
+            self._few[adapter] = FewTokens(*self._paths[adapter], self._cache)
+        network, rows, lengths = self._few[adapter], [r.row for r, _ in chosen], [len(tokens) for _, tokens in chosen]
+        past = self._cache.rows(rows).past
+        keys = [(r.id, held) for (r, _), held in zip(chosen, past, strict=True)]
+        ahead, self._ahead = self._ahead, None
+        if ahead and ahead.network is network and all(key in ahead.at for key in keys) and max(lengths) == 1:
+            started, places = ahead.started, [ahead.at[key] for key in keys]
+            is_whole = len(keys) == len(ahead.at)
+        else:
+            spans = zip(rows, past, lengths, strict=True)
+            cells = [(row, place) for row, held, new in spans for place in range(held, held + new)]
+            started = network.start([t for _, tokens in chosen for t in tokens], *zip(*cells, strict=True))
+            places, is_whole = list(asked), len(asked) == len(chosen) == len(cells)
+        self._cache.rows(rows).advance(lengths)
+        if not is_greedy:
+            return [], [], started.logits[places] if asked else None
+        others = {r.id for r in self._running.values() if r.said} - {r.id for r, _ in chosen}
+        if is_whole and not others and not self._recital and max(past) + 2 <= self.context_tokens:
+            at = {(request, held + 1): place for (request, held), place in zip(keys, places, strict=True)}
+            self._ahead = _Ahead(network, network.go_on(), at)
+        ids, nats = started.likeliest()
+        return [ids[place] for place in places], [nats[place] for place in places], None
 
     def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
         """Take what the model says, up to its end or behind the first wrong guess; the cache forgets what stands there."""

@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from hoidap.kernels.few import Cells
 
 WIDTHS = (16, 32, 64, 128)  # of a head, that the kernel takes
-PIECE = 64  # tokens
+PIECE = 32  # tokens, the shortest
 
 
 @dataclass(frozen=True)

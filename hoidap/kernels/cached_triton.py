@@ -8,28 +8,48 @@ import triton.language as tl
 
 from hoidap.kernels.cached import PIECE, Pieces
 from hoidap.kernels.few import Cells
+from hoidap.kernels.rows_triton import begins_early
 
+_FEW = 4  # tokens, of which keys and values fit registers while the launch ahead ends
+_AT_ONCE = 8  # pieces whose sums are put together
 _LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    queries, keys, values, rows, positions, slopes, out, sums, peaks, weights, counters, scale, heads, stride,  # noqa: ANN001
-    D: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
+    queries, keys, values, rows, positions, settled, slopes, out, sums, peaks, weights, counters, scale, heads, stride,  # noqa: ANN001
+    D: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, AT_ONCE: tl.constexpr, EARLY: tl.constexpr, READS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     head, token, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     position = tl.load(positions + token)
     if piece * PIECE <= position:
         row = tl.load(rows + token).to(tl.int64)
         d = tl.arange(0, D)
+        n = piece * PIECE + tl.arange(0, PIECE)
+        at = (row * heads + head) * stride + n[:, None] * D + d[None, :]
+        inside = n <= position
+        if READS_AHEAD:  # what its row held before this step is there already
+            old = tl.load(settled + token)
+            was = (n < old)[:, None]
+            k = tl.load(keys + at, mask=was, other=0.0)
+            v = tl.load(values + at, mask=was, other=0.0)
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
         own = token * heads + head
         query = tl.load(queries + own * D + d).to(tl.float32) * (scale * _LOG2_E)
         slope = tl.load(slopes + head) * _LOG2_E
-        n = piece * PIECE + tl.arange(0, PIECE)
-        inside = n <= position
-        at = (row * heads + head) * stride + n[:, None] * D + d[None, :]
-        k = tl.load(keys + at, mask=inside[:, None], other=0.0).to(tl.float32)
-        v = tl.load(values + at, mask=inside[:, None], other=0.0).to(tl.float32)
+        if READS_AHEAD:
+            if (piece + 1) * PIECE > old:
+                new = inside[:, None] & (n >= old)[:, None]
+                k += tl.load(keys + at, mask=new, other=0.0)
+                v += tl.load(values + at, mask=new, other=0.0)
+        else:
+            k = tl.load(keys + at, mask=inside[:, None], other=0.0)
+            v = tl.load(values + at, mask=inside[:, None], other=0.0)
+        k = k.to(tl.float32)
+        v = v.to(tl.float32)
         score = tl.sum(k * query[None, :], 1) + slope * (n - position).to(tl.float32)
         score = tl.where(inside, score, float("-inf"))
         peak = tl.max(score, 0)
@@ -50,14 +70,19 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
                 peak = float("-inf")
                 weight = 0.0
                 total = tl.zeros([D], tl.float32)
-                for other in range(n_pieces):
+                for first in range(0, n_pieces, AT_ONCE):
+                    other = first + tl.arange(0, AT_ONCE)
                     where = own * PIECES + other
-                    high = tl.load(peaks + where, cache_modifier=".cg")
-                    new = tl.maximum(peak, high)
-                    shrink, grow = tl.exp2(peak - new), tl.exp2(high - new)
-                    weight = weight * shrink + tl.load(weights + where, cache_modifier=".cg") * grow
-                    total = total * shrink + tl.load(sums + where * D + d, cache_modifier=".cg") * grow
-                    peak = new
+                    real = other < n_pieces
+                    high = tl.load(peaks + where, mask=real, other=float("-inf"), cache_modifier=".cg")
+                    some = tl.load(weights + where, mask=real, other=0.0, cache_modifier=".cg")
+                    places = where[:, None] * D + d[None, :]
+                    sums_of = tl.load(sums + places, mask=real[:, None], other=0.0, cache_modifier=".cg")
+                    higher = tl.maximum(peak, tl.max(high, 0))
+                    shrink, grow = tl.exp2(peak - higher), tl.exp2(high - higher)
+                    weight = weight * shrink + tl.sum(some * grow, 0)
+                    total = total * shrink + tl.sum(sums_of * grow[:, None], 0)
+                    peak = higher
                 tl.store(out + own * D + d, (total / weight).to(out.dtype.element_ty))
 
 
@@ -66,9 +91,13 @@ def attend(
 ) -> None:
     """``cached.attend``."""
     _, heads, tokens, width = cells.keys.shape
-    n_pieces = triton.cdiv(span, PIECE)
+    early = begins_early(queries.device)
+    reads_ahead = early and len(queries) <= _FEW
+    piece, warps = (PIECE, 4) if reads_ahead else (2 * PIECE, 2)
+    n_pieces = triton.cdiv(span, piece)
     launch: Any = _attend[heads, len(queries), n_pieces]
     launch(
-        queries, cells.keys, cells.values, cells.rows, cells.positions, slopes, out, pieces.sums, pieces.peaks,
-        pieces.weights, pieces.counters, scale, heads, tokens * width, D=width, PIECE=PIECE, PIECES=n_pieces, num_warps=2,
+        queries, cells.keys, cells.values, cells.rows, cells.positions, cells.settled, slopes, out, pieces.sums,
+        pieces.peaks, pieces.weights, pieces.counters, scale, heads, tokens * width, D=width, PIECE=piece, PIECES=n_pieces,
+        AT_ONCE=_AT_ONCE, EARLY=early, READS_AHEAD=reads_ahead, num_warps=warps, launch_pdl=early,
     )  # fmt: skip

@@ -93,11 +93,20 @@ __device__ __forceinline__ u32 permute(u32 a, u32 b, u32 selector) {
   return v;
 }
 
-// A byte's two levels as a pair. Each bank of shared memory has a copy of the table, so that lanes never wait for each other;
-// the table lies at a multiple of its size, so that byte and lane make an address without adding.
-__device__ __forceinline__ u32 pair_of(u32 byte_by_128, u32 table) {
+#define TABLE_BYTES 32768
+#define STEPS_AT TABLE_BYTES
+#define SUMS_AT (FOUR ? TABLE_BYTES + 1024 : 0)
+#if __CUDA_ARCH__ >= 800
+#define SHARED_BASE 1024  // the system keeps what is before
+#else
+#define SHARED_BASE 0
+#endif
+
+// A byte's two levels as a pair. Each bank of shared memory has a copy of the table, so that lanes never wait for each other.
+// Where the table begins is known when this is compiled, so that byte and lane make an address without adding.
+__device__ __forceinline__ u32 pair_of(u32 byte_by_128, u32 lane_by_4) {
   u32 v;
-  asm("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(byte_by_128 & 0x7f80 | table));
+  asm("ld.shared.b32 %0, [%1+%2];" : "=r"(v) : "r"(byte_by_128 & 0x7f80 | lane_by_4), "n"(SHARED_BASE));
   return v;
 }
 
@@ -110,17 +119,6 @@ template <bool BF16> __device__ __forceinline__ void bytes_of(u32 word, u32& fir
   first = narrow2<BF16>(v[0], v[1]);
   second = narrow2<BF16>(v[2], v[3]);
 }
-
-#define TABLE_BYTES 32768
-#if __CUDA_ARCH__ >= 800
-#define BEFORE_TABLE 31744  // the system keeps the first 1,024 bytes of shared memory
-#define STEPS_AT 0
-#define SUMS_AT (FOUR ? BEFORE_TABLE + TABLE_BYTES : 0)
-#else
-#define BEFORE_TABLE 0
-#define STEPS_AT TABLE_BYTES
-#define SUMS_AT (FOUR ? TABLE_BYTES + 1024 : 0)
-#endif
 
 // A launch may begin before the one ahead of it has ended (programmatic dependent launch): what it wrote is awaited here.
 __device__ __forceinline__ void await_previous() {
@@ -140,8 +138,9 @@ __device__ __forceinline__ void let_next_begin() {
 #define GROUP BLOCKS_AT_ONCE  // blocks of 64 columns that a warp loads at once
 
 // What a lane holds of a group of blocks: for each of its rows 16 codes of each block, and the blocks' absmax.
-template <bool FOUR, bool CODED, bool WHOLE, int RT> struct Codes {
-  uint2 four[FOUR ? GROUP : 1][RT][2];
+template <bool FOUR, bool CODED, bool WHOLE, bool PAIRED, int RT> struct Codes {
+  uint2 four[FOUR && !PAIRED ? GROUP : 1][RT][2];
+  uint4 paired[PAIRED ? GROUP / 2 : 1][RT][2];  // of two blocks: the first is lanes t = 0 and 1's
   uint4 eight[FOUR ? 1 : GROUP][RT][2];
   u32 at[RT][2];  // the first block's number
   u32 coded[RT][2][(GROUP + 3) / 4];
@@ -158,7 +157,10 @@ template <bool FOUR, bool CODED, bool WHOLE, int RT> struct Codes {
 #pragma unroll
         for (int i = 0; i < GROUP; i++) {
           const bool real = WHOLE || group + i < blocks;
-          if (FOUR) four[i][r][h] = real ? __ldcs((const uint2*)(p.codes + (size_t)at * 32 + t * 8) + i * 4) : make_uint2(0, 0);
+          if (PAIRED) {
+            const bool is_real = WHOLE || group + i + (t >> 1) < blocks;
+            if (i % 2 == 0) paired[i / 2][r][h] = is_real ? __ldcs((const uint4*)(p.codes + (size_t)at * 32 + t * 16) + i * 2) : make_uint4(0, 0, 0, 0);
+          } else if (FOUR) four[i][r][h] = real ? __ldcs((const uint2*)(p.codes + (size_t)at * 32 + t * 8) + i * 4) : make_uint2(0, 0);
           else eight[i][r][h] = real ? __ldcs((const uint4*)(p.codes + (size_t)at * 64 + t * 16) + i * 4) : make_uint4(0, 0, 0, 0);
           if (FOUR && !CODED) plain[i][r][h] = real ? ((const float*)p.absmax)[at + i] : 0.0f;
         }
@@ -204,10 +206,12 @@ __device__ void product(const Product& p) {
   const int ranks = p.rank >> 4;
   if ((int)blockIdx.x < p.parts * ranks) {  // A x, of 16 ranks and some of the columns
     const int part = blockIdx.x % p.parts, rank0 = blockIdx.x / p.parts * 16;
-    await_previous();
-    let_next_begin();
     float c[NT][4] = {};
     const int each = (blocks + p.parts - 1) / p.parts, end = min((part + 1) * each, blocks);
+    for (int block = part * each + warp; block < end; block += WR * WK)
+      for (int h = 0; h < 2; h++) prefetch(p.A + (size_t)(rank0 + g + 8 * h) * K + block * 64 + t * 16);
+    await_previous();
+    let_next_begin();
     for (int block = part * each + warp; block < end; block += WR * WK) {
       const int column = block * 64 + t * 16;
       uint4 a[2][2];
@@ -249,18 +253,17 @@ __device__ void product(const Product& p) {
   const int tiles = (p.outs + ROWS - 1) / ROWS, programs = gridDim.x - p.parts * ranks;
   const int wr = warp % WR, wk = warp / WR, own = wr * 16 * RT + g;
   int tile = blockIdx.x - p.parts * ranks;
-  Codes<FOUR, CODED, WHOLE, RT> now, next;
+  Codes<FOUR, CODED, WHOLE, (SLOTS > 1), RT> now, next;
   if (wk * GROUP < blocks) next.load(p, tile * ROWS + own, wk * GROUP, blocks, t);
 
-  const u32 table = (u32)__cvta_generic_to_shared(shared) + BEFORE_TABLE | lane * 4;
-  if (FOUR && (table & 0x7f80)) __trap();
+  if (FOUR && (u32)__cvta_generic_to_shared(shared) != SHARED_BASE) __trap();
   float* steps = shared + STEPS_AT / 4;  // [256]
   const float mean = FOUR && CODED ? p.mean[0] * p.unscale : 0;
   if (FOUR) {
 #pragma unroll
     for (int i = threadIdx.x; i < TABLE_BYTES / 16; i += THREADS) {  // 32 copies of each byte's pair, eight of 16 bytes
       const u32 pair = p.pairs[i >> 3];
-      ((uint4*)shared)[BEFORE_TABLE / 16 + i] = make_uint4(pair, pair, pair, pair);
+      ((uint4*)shared)[i] = make_uint4(pair, pair, pair, pair);
     }
     if (CODED)
       for (int i = threadIdx.x; i < 256; i += THREADS) steps[i] = p.steps[i] * p.unscale;
@@ -297,25 +300,57 @@ __device__ void product(const Product& p) {
     if (next_group >= blocks) next_tile += programs, next_group = wk * GROUP;
     if (next_tile < tiles) next.load(p, next_tile * ROWS + own, next_group, blocks, t);
 
-    // Of few tokens a lane's column holds some of the blocks, and each sum is taken from the column that held its block.
-    uint4 held[SLOTS > 1 ? GROUP / SLOTS : 1][2];
-    float scales[SLOTS > 1 ? GROUP / SLOTS : 1][2][RT][2];
-    if (SLOTS > 1) {
+    if constexpr (SLOTS > 1) {
+      // Of few tokens each has SLOTS columns of an instruction. A column holds every SLOTS-th block's activations, so that
+      // the sums of two blocks, which one load brings, stay apart: a column is zero where the lanes have its neighbour.
 #pragma unroll
-      for (int j = 0; j < GROUP / SLOTS; j++) {
-        const int block = min(group + j * SLOTS + g % SLOTS, blocks - 1);
-        const uint4* at = (const uint4*)(p.x + (size_t)min(g / SLOTS, N - 1) * K + block * 64 + t * 16);
-        held[j][0] = at[0], held[j][1] = at[1];
+      for (int pass = 0; pass < GROUP / SLOTS; pass++) {
+        const int block = min(group + pass * SLOTS + g % SLOTS, blocks - 1);
+        const uint4* at = (const uint4*)(p.x + (size_t)min(g / SLOTS, N - 1) * K + block * 64 + (t & 1) * 32);
+        const bool is_own = (g & 1) == t >> 1 && (WHOLE || group + pass * SLOTS + g % SLOTS < blocks);
+        uint4 held[4];
 #pragma unroll
-        for (int r = 0; r < 4 * RT; r++)
-          scales[j][r & 1][r / 4][r / 2 % 2] = now.absmax(p, steps, mean, j * SLOTS + 2 * slot + (r & 1), r / 4, r / 2 % 2);
+        for (int w = 0; w < 4; w++) held[w] = is_own ? at[w] : make_uint4(0, 0, 0, 0);
+        float scale[RT][2][2];  // of the two blocks that this lane's columns hold
+#pragma unroll
+        for (int r = 0; r < RT; r++)
+#pragma unroll
+          for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+              scale[r][h][k] = now.absmax(p, steps, mean, pass * SLOTS + 2 * slot + k, r, h);
+#pragma unroll
+        for (int pair = 0; pair < SLOTS / 2; pair++) {
+          const int i = pass * SLOTS + 2 * pair;
+          if (!WHOLE && group + i >= blocks) break;
+#pragma unroll
+          for (int r = 0; r < RT; r++) {
+            float c[2][4] = {};
+            const u32* upper = (const u32*)&now.paired[SLOTS > 1 ? i / 2 : 0][r][0];
+            const u32* lower = (const u32*)&now.paired[SLOTS > 1 ? i / 2 : 0][r][1];
+#pragma unroll
+            for (int w = 0; w < 4; w++) {
+              const u32 u = upper[w], v = lower[w];
+              multiply<BF16>(c[w & 1], pair_of(u << 7, lane * 4), pair_of(v << 7, lane * 4), pair_of(u >> 1, lane * 4),
+                             pair_of(v >> 1, lane * 4), held[w].x, held[w].y);
+              multiply<BF16>(c[w & 1], pair_of(u >> 9, lane * 4), pair_of(v >> 9, lane * 4), pair_of(u >> 17, lane * 4),
+                             pair_of(v >> 17, lane * 4), held[w].z, held[w].w);
+            }
+            if (slot == pair) {
+#pragma unroll
+              for (int h = 0; h < 2; h++)
+#pragma unroll
+                for (int k = 0; k < 2; k++) acc[r][0][2 * h] += scale[r][h][k] * (c[0][2 * h + k] + c[1][2 * h + k]);
+            }
+          }
+        }
       }
-    }
+    } else {
 #pragma unroll
     for (int i = 0; i < GROUP; i++) {
       if (!WHOLE && group + i >= blocks) break;
       uint4 current[NT][2];
-      if (AHEAD && SLOTS == 1) {
+      if (AHEAD) {
 #pragma unroll
         for (int nt = 0; nt < NT; nt++) {
           current[nt][0] = coming[nt][0], current[nt][1] = coming[nt][1];
@@ -332,11 +367,11 @@ __device__ void product(const Product& p) {
 #pragma unroll
           for (int half = 0; half < 2; half++) {
             if (FOUR) {
-              const u32 w = half ? now.four[FOUR ? i : 0][r][h].y : now.four[FOUR ? i : 0][r][h].x;
-              a[r][h][4 * half] = pair_of(w << 7, table);
-              a[r][h][4 * half + 1] = pair_of(w >> 1, table);
-              a[r][h][4 * half + 2] = pair_of(w >> 9, table);
-              a[r][h][4 * half + 3] = pair_of(w >> 17, table);
+              const u32 w = half ? now.four[FOUR && SLOTS == 1 ? i : 0][r][h].y : now.four[FOUR && SLOTS == 1 ? i : 0][r][h].x;
+              a[r][h][4 * half] = pair_of(w << 7, lane * 4);
+              a[r][h][4 * half + 1] = pair_of(w >> 1, lane * 4);
+              a[r][h][4 * half + 2] = pair_of(w >> 9, lane * 4);
+              a[r][h][4 * half + 3] = pair_of(w >> 17, lane * 4);
             } else {
               const uint4 w = now.eight[FOUR ? 0 : i][r][h];
               bytes_of<BF16>(half ? w.z : w.x, a[r][h][4 * half], a[r][h][4 * half + 1]);
@@ -345,12 +380,11 @@ __device__ void product(const Product& p) {
           }
       float scale[RT][2];
 #pragma unroll
-      for (int r = 0; r < 2 * RT && SLOTS == 1; r++) scale[r / 2][r % 2] = now.absmax(p, steps, mean, i, r / 2, r % 2);
+      for (int r = 0; r < 2 * RT; r++) scale[r / 2][r % 2] = now.absmax(p, steps, mean, i, r / 2, r % 2);
 #pragma unroll
       for (int nt = 0; nt < NT; nt++) {
         uint4 left, right;
-        if (SLOTS > 1) left = held[i / SLOTS][0], right = held[i / SLOTS][1];
-        else if (AHEAD) left = current[nt][0], right = current[nt][1];
+        if (AHEAD) left = current[nt][0], right = current[nt][1];
         else {
           const uint4* at = (const uint4*)(p.x + (size_t)min(nt * 8 + g, N - 1) * K + (group + i) * 64 + t * 16);
           left = at[0], right = at[1];
@@ -362,17 +396,11 @@ __device__ void product(const Product& p) {
           multiply<BF16>(c, a[r][0][2], a[r][1][2], a[r][0][3], a[r][1][3], left.z, left.w);
           multiply<BF16>(c, a[r][0][4], a[r][1][4], a[r][0][5], a[r][1][5], right.x, right.y);
           multiply<BF16>(c, a[r][0][6], a[r][1][6], a[r][0][7], a[r][1][7], right.z, right.w);
-          if (SLOTS > 1) {
-            if (slot == i % SLOTS / 2) {
-              acc[r][nt][0] += scales[i / SLOTS][i & 1][r][0] * c[i & 1];
-              acc[r][nt][2] += scales[i / SLOTS][i & 1][r][1] * c[2 + (i & 1)];
-            }
-          } else {
 #pragma unroll
-            for (int k = 0; k < 4; k++) acc[r][nt][k] += scale[r][k >> 1] * c[k];
-          }
+          for (int k = 0; k < 4; k++) acc[r][nt][k] += scale[r][k >> 1] * c[k];
         }
       }
+    }
     }
   }
   if (p.rank && !has_low) {

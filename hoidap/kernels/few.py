@@ -50,6 +50,7 @@ class Cells:
     values: torch.Tensor
     rows: torch.Tensor  # int32 [N]
     positions: torch.Tensor  # int32 [N]
+    settled: torch.Tensor  # int32 [N]: tokens that its row held before this step
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,11 @@ def attend_product(
 
 def _reference(x: torch.Tensor, operand: Operand) -> torch.Tensor:
     weight = operand.weight
-    dense = int8.dequantize(weight, torch.float32) if isinstance(weight, Int8Weight) else fourbit.dequantize(weight, torch.float32)
+    dense = (
+        int8.dequantize(weight, torch.float32)
+        if isinstance(weight, Int8Weight)
+        else fourbit.dequantize(weight, torch.float32)
+    )
     y = x.float() @ dense.T
     if operand.bias is not None:
         y += operand.bias.float()

@@ -55,7 +55,7 @@ class _Tiling:
 
 
 _BY_TOKENS = {
-    1: _Tiling(1, 8, 1, 1, 8, 8, ahead=0, programs=2),
+    1: _Tiling(1, 8, 1, 1, 4, 8, ahead=0, programs=3),
     2: _Tiling(1, 4, 1, 1, 8, 4, ahead=0, programs=2),
     4: _Tiling(1, 2, 1, 1, 8, 4, ahead=0, programs=2),
     8: _Tiling(1, 1, 1, 1, 8, 4, ahead=0, programs=2),
@@ -63,6 +63,7 @@ _BY_TOKENS = {
     32: _Tiling(4, 1, 2, 1, 8, 2, ahead=1, programs=1),
     64: _Tiling(8, 1, 1, 2, 4, 2, ahead=1, programs=1),
 }
+_LONG, _LONG_BLOCKS = _Tiling(1, 8, 1, 1, 8, 8, ahead=0, programs=2), 160  # one token, of so many blocks a row
 # Eight bits are twice the registers of four, and nothing to decode.
 _EIGHT_BITS_BY_TOKENS = {
     **{n: _Tiling(1, 1, 1, 1, 8, 4, ahead=0, programs=2) for n in (1, 2, 4, 8)},
@@ -141,12 +142,15 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
     tokens = 1 << (params.N - 1).bit_length()
     tiling = (_BY_TOKENS if is_four else _EIGHT_BITS_BY_TOKENS)[tokens]
     blocks = params.K // 64
+    if tokens == 1 and is_four and blocks >= _LONG_BLOCKS:
+        tiling = _LONG
     columns = tiling.warps_columns
+    each = tiling.programs
     if blocks // tiling.blocks_at_once % columns and not blocks // tiling.blocks_at_once % 6:
-        columns = 6  # PhoGPT-4B's 48 blocks
+        columns, each = 6, min(2, each)  # PhoGPT-4B's 48 blocks
     device = operand.weight.device
     major, _ = torch.cuda.get_device_capability(device)
-    table = (_TABLE_BYTES - _STEPS_BYTES if major >= 8 else _STEPS_BYTES) + _TABLE_BYTES if is_four else 0
+    table = _TABLE_BYTES + _STEPS_BYTES if is_four else 0
     width = 8 * tiling.token_tiles
     sums = 2 * 4 * columns * width * tiling.rows + 2 * params.N * params.rank
     shared = max(table + sums, 4 * tiling.warps_rows * columns * 16 * width)
@@ -156,11 +160,11 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
         ("IS_WHOLE", blocks % tiling.blocks_at_once == 0), ("TOKEN_TILES", tiling.token_tiles),
         ("TOKEN_SLOTS", tiling.token_slots), ("ROW_TILES", tiling.row_tiles), ("WARPS_ROWS", tiling.warps_rows),
         ("WARPS_COLUMNS", columns), ("BLOCKS_AT_ONCE", tiling.blocks_at_once), ("AHEAD", tiling.ahead),
-        ("PROGRAMS", tiling.programs),
+        ("PROGRAMS", each),
     )  # fmt: skip
     function = _compiled(device.index or 0, options, shared)
     config = driver.CUlaunchConfig()
-    programs = min(tiling.programs * _multiprocessors(device), -(-params.outs // tiling.rows))
+    programs = min(each * _multiprocessors(device), -(-params.outs // tiling.rows))
     config.gridDimX = params.parts * params.rank // 16 + programs
     config.blockDimX = 32 * tiling.warps_rows * columns
     config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1

@@ -15,10 +15,9 @@ EPSILON = 1e-5  # of every layer norm
 
 
 def set_spare(out: torch.Tensor, width: int, rank: int) -> None:
-    """Fill the spare columns of ``out``, from ``width`` on, if it has any: a one behind the first ``rank``, else zeros."""
-    if out.shape[1] > width:
-        out[:, width:] = 0
-        out[:, width + rank] = 1
+    """Fill the spare columns of ``out``, from ``width`` on: a one behind the first ``rank``, else zeros."""
+    out[:, width:] = 0
+    out[:, width + rank] = 1
 
 
 def add_norm(
@@ -31,7 +30,7 @@ def add_norm(
         y: what is added to it [T, d], in any dtype; None: nothing, and ``x`` itself is returned.
         weight: of the norm [d].
         bias: of the norm [d].
-        out: [T, d + spare] or [T, d], of the dtype that products are made in.
+        out: [T, d + spare], of the dtype that products are made in.
         rank: of the spare columns, those left for the low-rank term.
 
     """
@@ -50,6 +49,19 @@ def add_norm_reference(
     out[:, : x.shape[1]] = _norm(total, weight, bias)
     set_spare(out, x.shape[1], rank)
     return total
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    """Write the norm of ``x`` [T, d] into ``out`` [T, d], in its dtype.
+
+    On a GPU this may begin while the launch ahead of it ends, and what comes behind it likewise.
+    """
+    if x.device.type == "cuda":
+        from hoidap.kernels import rows_triton
+
+        rows_triton.norm(x, weight, bias, out)
+        return
+    out.copy_(_norm(x, weight, bias))
 
 
 def norm_backward(

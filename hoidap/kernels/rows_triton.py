@@ -25,10 +25,26 @@ def add_norm(
     launch: Any = _add_norm[(T,)]
     launch(
         x, x if y is None else y, total, weight, weight if bias is None else bias, out, EPSILON, out.stride(0), rank,
-        d=d, SPARE=spare, SPARE_WIDTH=triton.next_power_of_2(max(1, spare)), WIDTH=triton.next_power_of_2(d), ADDS=y is not None,
+        d=d, SPARE=spare, SPARE_WIDTH=triton.next_power_of_2(spare), WIDTH=triton.next_power_of_2(d), ADDS=y is not None,
         BIASED=bias is not None, num_warps=8,
     )  # fmt: skip
     return total
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    """``rows.norm``."""
+    T, d = x.shape
+    early = begins_early(x.device)
+    launch: Any = _norm[(T,)]
+    launch(
+        x, weight, weight if bias is None else bias, out, EPSILON, d=d, WIDTH=triton.next_power_of_2(d),
+        BIASED=bias is not None, EARLY=early, num_warps=8, launch_pdl=early,
+    )  # fmt: skip
+
+
+def begins_early(device: torch.device) -> bool:
+    """Whether a launch can begin while the one ahead of it ends (programmatic dependent launch): from Hopper on."""
+    return torch.cuda.get_device_capability(device)[0] >= 9
 
 
 def norm_backward(
@@ -92,10 +108,33 @@ def _add_norm(  # type: ignore[no-untyped-def]  # noqa: ANN202
     if BIASED:
         normed += tl.load(bias + at, mask=real, other=0.0).to(tl.float32)
     tl.store(out + row * out_stride + at, normed.to(out.dtype.element_ty), mask=real)
-    if SPARE > 0:
-        right = tl.arange(0, SPARE_WIDTH)
-        one = tl.where(right == rank, 1.0, 0.0).to(out.dtype.element_ty)
-        tl.store(out + row * out_stride + d + right, one, mask=right < SPARE)
+    right = tl.arange(0, SPARE_WIDTH)
+    one = tl.where(right == rank, 1.0, 0.0).to(out.dtype.element_ty)
+    tl.store(out + row * out_stride + d + right, one, mask=right < SPARE)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _norm(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    x, weight, bias, out, epsilon,  # noqa: ANN001
+    d: tl.constexpr, WIDTH: tl.constexpr, BIASED: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, WIDTH)
+    real = at < d
+    w = tl.load(weight + at, mask=real, other=0.0).to(tl.float32)
+    if BIASED:
+        b = tl.load(bias + at, mask=real, other=0.0).to(tl.float32)
+    if EARLY:  # weights are there already; x is awaited
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    v = tl.load(x + row * d + at, mask=real, other=0.0).to(tl.float32)
+    mean = tl.sum(v, 0) / d
+    centred = tl.where(real, v - mean, 0.0)
+    scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / d + epsilon)
+    normed = centred * scale * w
+    if BIASED:
+        normed += b
+    tl.store(out + row * d + at, normed.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -1,12 +1,13 @@
 """The network for up to 64 single tokens, each continuing a row of a cache: what generating runs.
 
-It computes what ``MPT.hidden`` and ``MPT.logits`` do, with other kernels: matrices in four or eight bits are read once, norms,
-biases, GELU, residual sums and the adapter are part of the launches beside them, and on a GPU all of a step's launches are
-one CUDA graph. Tokens need not be of different rows: every token's keys are in the cache before any token looks.
+It computes what ``MPT.hidden`` and ``MPT.logits`` do, with other kernels: matrices in four or eight bits are read once,
+biases, GELU, residual sums and the adapter are part of their launches, and on a GPU all of a step's launches are one CUDA
+graph. Tokens need not be of different rows: every token's keys are in the cache before any token looks.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.functional import embedding
@@ -45,6 +46,22 @@ class _Block:
     down: Operand
 
 
+@dataclass(frozen=True)
+class Started:
+    """A step under way."""
+
+    logits: torch.Tensor  # float32 [N, V], overwritten by the next step
+    _likeliest: torch.Tensor  # [2, N] in the host's memory, being written
+    _event: torch.cuda.Event | None
+
+    def likeliest(self) -> tuple[list[int], list[float]]:
+        """Wait for the step; return each token's likeliest successor, and its log-probability (nats)."""
+        if self._event is not None:
+            self._event.synchronize()
+        ids, nats = self._likeliest.tolist()
+        return [int(token) for token in ids], nats
+
+
 class FewTokens:
     """``model`` with ``adapter`` on the rows of ``cache``; ``is_able`` has said that it can.
 
@@ -59,48 +76,82 @@ class FewTokens:
         self._slopes = torch.tensor(config.alibi_slopes(), device=device)
         self._scratch = Scratch.of(device, adapter.rank if adapter else 0)
         self._pieces = cached.Pieces.of(MOST_TOKENS, config.n_heads, config.head_dim, cache.max_tokens, device)
-        self._asked = torch.zeros(3, MOST_TOKENS, dtype=torch.int32, device=device)  # tokens, rows, positions
-        self._pool: tuple[int, int] | None = None
+        is_gpu = device.type == "cuda"
+        # Tokens, rows, positions, and what the rows held before.
+        self._asked = torch.zeros(4, MOST_TOKENS, dtype=torch.int32, device=device)
+        self._told = torch.zeros(4, MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
+        self._said = [torch.zeros(2, MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
+        self._taken = torch.cuda.Event() if is_gpu else None
+        self._pool: Any = None
         self._graphs: dict[tuple[int, int], Callable[[], tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._count = self._longest = 0  # of the last step: tokens, and the longest row
 
-    def run(
-        self, tokens: Sequence[int], cache_rows: Sequence[int], positions: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the tokens' keys and values; return logits and the likeliest tokens.
+    def start(self, tokens: Sequence[int], cache_rows: Sequence[int], positions: Sequence[int]) -> Started:
+        """Begin a step: store the tokens' keys and values, and say what comes behind each.
 
         Args:
             tokens: ids, 1 to 64 of them.
             cache_rows: the row that each stands in.
             positions: its place there. The caller counts the row's tokens.
 
-        Returns:
-            float32 [N, V], and float32 [2, N]: the likeliest token's id and its log-probability (nats). Both are
-            overwritten by the next call.
-
         """
-        count = len(tokens)
-        size = 1 << (count - 1).bit_length()
-        asked = torch.tensor([tokens, cache_rows, positions], dtype=torch.int32)
-        if size > count:  # the first token again: it writes what is there
-            asked = torch.cat([asked, asked[:, :1].expand(-1, size - count)], dim=1)
-        self._asked[:, :size].copy_(asked)
-        span = min(self._cache.max_tokens, max(_LEAST_SPAN, 1 << max(positions).bit_length()))
-        if (size, span) not in self._graphs:
-            self._graphs[size, span] = self._captured(size, span)
-        logits, likeliest = self._graphs[size, span]()
-        return logits[:count], likeliest[:, :count]
+        self._count, self._longest = len(tokens), max(positions) + 1
+        size = self._size
+        settled: dict[int, int] = {}
+        for row, position in zip(cache_rows, positions, strict=True):
+            settled[row] = min(position, settled.get(row, position))
+        told = (tokens, cache_rows, positions, [settled[row] for row in cache_rows])
+        filled = [[*values, *[values[0]] * (size - len(values))] for values in told]
+        if self._taken is not None:
+            self._taken.synchronize()  # else what was told last would change under the copy
+        self._told[:, :size] = torch.tensor(filled, dtype=torch.int32)  # filled up with the first token, the same again
+        self._asked[:, :size].copy_(self._told[:, :size], non_blocking=True)
+        if self._taken is not None:
+            self._taken.record()
+        return self._go()
+
+    def go_on(self) -> Started:
+        """Begin a step with the likeliest successors of the last step's tokens, each behind its token in its row."""
+        self._longest += 1
+        return self._go()
+
+    @property
+    def _size(self) -> int:
+        return 1 << (self._count - 1).bit_length()
+
+    def _go(self) -> Started:
+        span = min(self._cache.max_tokens, max(_LEAST_SPAN, 1 << (self._longest - 1).bit_length()))
+        if (self._size, span) not in self._graphs:
+            self._graphs[self._size, span] = self._captured(self._size, span)
+        logits, likeliest = self._graphs[self._size, span]()
+        said = self._said[0][:, : self._count]
+        self._said.reverse()
+        said.copy_(likeliest[:, : self._count], non_blocking=True)
+        event = torch.cuda.Event() if self._model.device.type == "cuda" else None
+        if event is not None:
+            event.record()
+        return Started(logits[: self._count], said, event)
 
     def _captured(self, size: int, span: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        """Return what makes a step, and leaves the next step's tokens and positions to be asked."""
         if self._model.device.type != "cuda":
             return lambda: self._step(size, span)
-        graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()  # one for all: they never run side by side
+        asked = self._asked.clone()
         self._step(size, span)  # compiles what is new
         torch.cuda.synchronize(self._model.device)
-        with torch.cuda.graph(graph, pool=self._pool):
-            results = self._step(size, span)
+        # Two by turns: to launch one that still runs waits for it.
+        graphs = []
+        for _ in range(2):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                results = self._step(size, span)
+            graphs.append((graph, results))
+        self._asked.copy_(asked)
 
         def replay() -> tuple[torch.Tensor, torch.Tensor]:
+            graph, results = graphs[0]
+            graphs.reverse()
             graph.replay()
             return results
 
@@ -108,12 +159,14 @@ class FewTokens:
 
     def _step(self, size: int, span: int) -> tuple[torch.Tensor, torch.Tensor]:
         model, config, scratch = self._model, self._model.config, self._scratch
-        tokens, cache_rows, positions = self._asked[:, :size]
+        tokens, cache_rows, positions, settled = self._asked[:, :size]
         x = self._embed(tokens)
-        normed, queries, attended = (torch.empty(size, config.d_model, dtype=model.dtype, device=x.device) for _ in range(3))
-        wide = torch.empty(size, config.expansion_ratio * config.d_model, dtype=model.dtype, device=x.device)
+        normed, queries, attended, wide = (
+            torch.empty(size, times * config.d_model, dtype=model.dtype, device=x.device)
+            for times in (1, 1, 1, config.expansion_ratio)
+        )
         for layer, block in enumerate(self._blocks):
-            cells = Cells(self._cache.keys[layer], self._cache.values[layer], cache_rows, positions)
+            cells = Cells(self._cache.keys[layer], self._cache.values[layer], cache_rows, positions, settled)
             self._norm(x, f"{block.name}.norm_1", normed)
             few.attend_product(normed, block.qkv, queries, cells, config.clip_qkv, scratch)
             cached.attend(queries, cells, self._slopes, config.attention_scale, span, self._pieces, attended)
@@ -123,17 +176,21 @@ class FewTokens:
             few.product(wide, block.down, x, scratch, "add")
         self._norm(x, "transformer.norm_f", normed)
         logits = self._logits(normed)
-        nats, ids = logits.log_softmax(-1).max(-1)
-        return logits, torch.stack([ids.float(), nats])  # ids are below 2²⁴
+        largest, ids = logits.max(-1)
+        tokens.copy_(ids)
+        positions += 1
+        settled.copy_(positions)
+        return logits, torch.stack([ids.float(), largest - logits.logsumexp(-1)])  # ids are below 2²⁴
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         model = self._model
         wte = model.weights[WTE]
-        x = int8.dequantize(wte.rows(tokens.long()), model.dtype) if isinstance(wte, Int8Weight) else embedding(tokens, wte)  # type: ignore[arg-type]
-        return x.to(model.stream_dtype)
+        if isinstance(wte, Int8Weight):
+            return int8.dequantize(wte.rows(tokens.long()), model.dtype).to(model.stream_dtype)
+        return embedding(tokens, model.tensor("transformer.wte")).to(model.stream_dtype)
 
     def _norm(self, x: torch.Tensor, module: str, out: torch.Tensor) -> None:
-        rows.add_norm(x, None, self._model.tensor(module), self._model.bias(module), out, 0)
+        rows.norm(x, self._model.tensor(module), self._model.bias(module), out)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         model = self._model
