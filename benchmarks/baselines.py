@@ -208,5 +208,5 @@ def _rate(model: Any, prompt: torch.Tensor, tokens: int) -> float:
     began = time.perf_counter()
     made = model.generate(input_ids=prompt, max_new_tokens=tokens + 1, **settings)
     torch.cuda.synchronize()
-    assert made.shape[1] == prompt.shape[1] + tokens + 1 == first.shape[1] + tokens  # noqa: S101
+    assert made.shape[1] == prompt.shape[1] + tokens + 1 == first.shape[1] + tokens
     return tokens / (time.perf_counter() - began - reading)

@@ -77,10 +77,11 @@ class FewTokens:
         self._scratch = Scratch.of(device, adapter.rank if adapter else 0)
         self._pieces = cached.Pieces.of(MOST_TOKENS, config.n_heads, config.head_dim, cache.max_tokens, device)
         is_gpu = device.type == "cuda"
-        # Tokens, rows, positions, and what the rows held before.
-        self._asked = torch.zeros(4, MOST_TOKENS, dtype=torch.int32, device=device)
-        self._told = torch.zeros(4, MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
-        self._said = [torch.zeros(2, MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
+        # Tokens, rows, positions, and what the rows held before, of a step: [4, size], its beginning alone in use. What is
+        # not in one piece would be copied while the host waits.
+        self._asked = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, device=device)
+        self._told = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
+        self._said = [torch.zeros(2 * MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
         self._taken = torch.cuda.Event() if is_gpu else None
         self._pool: Any = None
         self._graphs: dict[tuple[int, int], Callable[[], tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -104,8 +105,8 @@ class FewTokens:
         filled = [[*values, *[values[0]] * (size - len(values))] for values in told]
         if self._taken is not None:
             self._taken.synchronize()  # else what was told last would change under the copy
-        self._told[:, :size] = torch.tensor(filled, dtype=torch.int32)  # filled up with the first token, the same again
-        self._asked[:, :size].copy_(self._told[:, :size], non_blocking=True)
+        self._told[: 4 * size] = torch.tensor(filled, dtype=torch.int32).flatten()  # the first token again where few ask
+        self._asked[: 4 * size].copy_(self._told[: 4 * size], non_blocking=True)
         if self._taken is not None:
             self._taken.record()
         return self._go()
@@ -124,13 +125,13 @@ class FewTokens:
         if (self._size, span) not in self._graphs:
             self._graphs[self._size, span] = self._captured(self._size, span)
         logits, likeliest = self._graphs[self._size, span]()
-        said = self._said[0][:, : self._count]
+        said = self._said[0][: likeliest.numel()].view_as(likeliest)
         self._said.reverse()
-        said.copy_(likeliest[:, : self._count], non_blocking=True)
+        said.copy_(likeliest, non_blocking=True)
         event = torch.cuda.Event() if self._model.device.type == "cuda" else None
         if event is not None:
             event.record()
-        return Started(logits[: self._count], said, event)
+        return Started(logits[: self._count], said[:, : self._count], event)
 
     def _captured(self, size: int, span: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         """Return what makes a step, and leaves the next step's tokens and positions to be asked."""
@@ -159,7 +160,7 @@ class FewTokens:
 
     def _step(self, size: int, span: int) -> tuple[torch.Tensor, torch.Tensor]:
         model, config, scratch = self._model, self._model.config, self._scratch
-        tokens, cache_rows, positions, settled = self._asked[:, :size]
+        tokens, cache_rows, positions, settled = self._asked[: 4 * size].view(4, size)
         x = self._embed(tokens)
         normed, queries, attended, wide = (
             torch.empty(size, times * config.d_model, dtype=model.dtype, device=x.device)
