@@ -22,9 +22,9 @@ from hoidap.infer.rows import Rows
 from hoidap.infer.sample import choose
 from hoidap.infer.stop import StopText
 from hoidap.infer.waiting import Entry, Waiting
+from hoidap.kernels.few import MOST_TOKENS
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
-from hoidap.kernels.few import MOST_TOKENS
 from hoidap.model.few import FewTokens, Started, is_able
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
