@@ -26,6 +26,7 @@ from shapes import ALPHA, RANK, SHAPES, memory_gib, note_context
 from hoidap.bot import Bot, load_engine
 from hoidap.infer.engine import Engine, Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
+from hoidap.kernels.fourbit import FourBitWeight
 from hoidap.model.adapter import Adapter, new_adapter
 from hoidap.model.cache import cache_bytes_a_token
 from hoidap.model.checkpoint import assemble, random_tensors
@@ -39,12 +40,14 @@ TARGETS = {
     "7b-blocks.nf4-adapter-1": 20, "7b-blocks.bandwidth-share": 0.45, "7b-blocks.nf4-32": 6000, "7b-blocks.mixed-64": 15,
     "4b.evaluate-1000": 30, "7b-blocks.ttft-p95": 150, "7b5.memory": 8, "speculation-cuda": 2, "speculation-cpu": 2,
 }  # fmt: skip
+_ROWS: list[dict[str, Any]] = []  # in the order in which they are measured
+_DEVICE = "cuda"
 _END = 2  # the tokenizer's end of text
 _TOKENIZER = Path(__file__).parent.parent / "hoidap" / "assets" / "mini" / "tokenizer.json"
 
 
 def load(config: MPTConfig, embedding: str = "16-bit") -> MPT:
-    device = torch.device("cuda")
+    device = torch.device(_DEVICE)
     tensors = random_tensors(config, device, torch.bfloat16, 0)
     model = assemble(config, tensors, quantize="nf4", embedding=embedding, device=device, dtype=torch.bfloat16)
     wte = model.weights[WTE]
@@ -54,7 +57,7 @@ def load(config: MPTConfig, embedding: str = "16-bit") -> MPT:
 
 
 def adapter_for(config: MPTConfig) -> Adapter:
-    adapter = new_adapter(config, RANK, ALPHA, torch.device("cuda"), torch.Generator().manual_seed(0))
+    adapter = new_adapter(config, RANK, ALPHA, torch.device(_DEVICE), torch.Generator().manual_seed(0))
     with torch.no_grad():
         for delta in adapter.deltas.values():
             delta.B.normal_(std=0.01)
@@ -75,7 +78,8 @@ def requests(count: int, prompt: tuple[int, int], answer: tuple[int, int], vocab
 
 def serve(engine: Engine, chosen: list[Request], arrivals: list[float] | None = None) -> dict[str, Any]:
     """Serve requests, all at once or as they arrive; return seconds, tokens, and each one's time to its first token."""
-    torch.cuda.synchronize()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     began = time.perf_counter()
     submitted: dict[int, float] = {}
     first: dict[int, float] = {}
@@ -97,14 +101,21 @@ def serve(engine: Engine, chosen: list[Request], arrivals: list[float] | None = 
     return {"seconds": time.perf_counter() - began, "tokens": tokens, "ends": ends, "first_s": sorted(first.values())}
 
 
-def one_stream(engine: Engine, vocabulary: int, prompt: int = 100, answer: int = 256) -> float:
-    """Return tokens a second of one answer behind its first token."""
-    engine.submit(requests(1, (prompt, prompt), (answer, answer), vocabulary)[0])
-    times = []
-    while engine.step():
-        times.append(time.perf_counter())
-    assert len(times) == answer
-    return (answer - 1) / (times[-1] - times[0])
+def twice(engine: Engine, chosen: list[Request]) -> dict[str, Any]:
+    """Serve requests behind others as long, so that kernels and graphs are there and no row holds a prompt's beginning."""
+    serve(engine, [replace(request, prompt=request.prompt[::-1]) for request in chosen])
+    return serve(engine, chosen)
+
+
+def one_stream(engine: TorchEngine, prompt: int = 100, answer: int = 256) -> float:
+    """Return tokens a second of one answer behind its first tokens."""
+    engine.submit(requests(1, (prompt, prompt), (answer, answer), engine.model.config.vocab_size)[0])
+    made = first = len(engine.step())
+    began = time.perf_counter()
+    while pieces := engine.step():
+        made += len(pieces)
+    assert made == answer, f"{made} tokens, not {answer}"
+    return (made - first) / (time.perf_counter() - began)
 
 
 def copy_rate() -> float:
@@ -121,169 +132,119 @@ def copy_rate() -> float:
 
 
 def weight_bytes(model: MPT) -> int:
-    return sum(w.nbytes if isinstance(w, torch.Tensor) else _held(w) for w in model.weights.values())
-
-
-def _held(weight: Any) -> int:
-    return weight.n_bytes if hasattr(weight, "n_bytes") else weight.codes.nbytes + weight.scales.nbytes
-
-
-def row(key: str, value: float, unit: str, baseline: Any = None, **detail: Any) -> dict[str, Any]:
-    found = {"key": key, "value": value, "unit": unit, "target": TARGETS.get(key), "baseline": baseline, **detail}
-    print(json.dumps(found), flush=True)
-    return found
-
-
-def blocks_7b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
-    config = CONFIGS["7b-blocks"]
-    model, adapter, rows = load(config), adapter_for(config), []
-    rate, vocabulary = copy_rate(), config.vocab_size
-    plain = TorchEngine(model, tokenizer, context_tokens=1024, max_batch=32)
-    one_stream(plain, vocabulary, answer=8)
-    speed = max(one_stream(plain, vocabulary) for _ in range(3))
-    needed = weight_bytes(model) + (100 + 128) * cache_bytes_a_token(config, model.dtype)
-    rows.append(
-        row(
-            "7b-blocks.bandwidth-share",
-            needed * speed / rate,
-            "",
-            tokens_per_s=speed,
-            bytes_a_token=needed,
-            copy_bytes_per_s=rate,
-        )
+    return sum(
+        w.nbytes if isinstance(w, torch.Tensor) else w.n_bytes if isinstance(w, FourBitWeight) else w.codes.nbytes
+        for w in model.weights.values()
     )
+
+
+def row(key: str, value: float, unit: str, baseline: Any = None, **detail: Any) -> None:
+    """Say and keep a result."""
+    found = {"key": key, "value": value, "unit": unit, "target": TARGETS.get(key), "baseline": baseline, "detail": detail}
+    print(json.dumps(found), flush=True)
+    _ROWS.append(found)
+
+
+def blocks_7b(tokenizer: Tokenizer) -> None:
+    config = CONFIGS["7b-blocks"]
+    model, adapter = load(config), adapter_for(config)
+    plain = TorchEngine(model, tokenizer, context_tokens=1024, max_batch=32)
+    share("7b-blocks.bandwidth-share", plain, copy_rate())
     for count in (2, 4, 8, 16, 32):
-        chosen = requests(count, (100, 100), (256, 256), vocabulary)
-        serve(plain, requests(count, (100, 100), (4, 4), vocabulary, seed=1))
-        found = serve(plain, chosen)
-        began = found["first_s"][-1]
-        tokens_per_s = (found["tokens"] - count) / (found["seconds"] - began)
-        rows.append(row(f"7b-blocks.nf4-{count}", tokens_per_s, "tokens/s", ends=found["ends"]))
+        found = twice(plain, requests(count, (100, 100), (256, 256), config.vocab_size))
+        tokens_per_s = (found["tokens"] - count) / (found["seconds"] - found["first_s"][-1])
+        row(f"7b-blocks.nf4-{count}", tokens_per_s, "tokens/s")
     del plain
     torch.cuda.empty_cache()
     adapted = TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=64)
-    one_stream(adapted, vocabulary, answer=8)
-    speed = max(one_stream(adapted, vocabulary) for _ in range(3))
-    theirs = generate(config, adapter_rank=RANK, adapter_alpha=ALPHA) if "baselines" in parts else {}
-    baseline = theirs.get("tokens_per_s_with_adapter")
-    rows.append(row("7b-blocks.nf4-adapter-1", speed / baseline if baseline else 0.0, "times", theirs, tokens_per_s=speed))
-    if "mixed" in parts:
-        chosen = requests(64, (20, 400), (20, 300), vocabulary)
-        serve(adapted, requests(64, (20, 400), (20, 40), vocabulary, seed=1))
-        together = serve(adapted, chosen)
-        alone = TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=1)
-        serve(alone, chosen[:2])
-        one_by_one = serve(alone, chosen)
-        assert together["tokens"] == one_by_one["tokens"]
-        ratio = one_by_one["seconds"] / together["seconds"]
-        rows.append(
-            row(
-                "7b-blocks.mixed-64",
-                ratio,
-                "times",
-                {"seconds": one_by_one["seconds"]},
-                seconds=together["seconds"],
-                tokens=together["tokens"],
-            )
-        )
-    if "ttft" in parts:
-        engine = TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=32)
-        closed = serve(engine, requests(128, (100, 100), (130, 130), vocabulary))
-        capacity = 128 / closed["seconds"]
-        draw, clock, arrivals = random.Random(0), 0.0, []  # noqa: S311
-        for _ in range(int(0.8 * capacity * 10)):
-            clock += draw.expovariate(0.8 * capacity)
-            arrivals.append(clock)
-        found = serve(engine, requests(len(arrivals), (100, 100), (130, 130), vocabulary, seed=2), arrivals)
-        times = found["first_s"]
-        rows.append(
-            row(
-                "7b-blocks.ttft-p95",
-                1000 * times[int(0.95 * len(times))],
-                "ms",
-                {"requests_per_s_at_most": capacity},
-                median_ms=1000 * times[len(times) // 2],
-                requests=len(times),
-            )
-        )
-    return rows
+    mixed(adapted, TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=1))
+    first_tokens(TorchEngine(model, tokenizer, adapter, context_tokens=1024, max_batch=32))
+    beside_transformers("7b-blocks.nf4-adapter-1", adapted)
 
 
-def shape_4b(tokenizer: Tokenizer, parts: set[str]) -> list[dict[str, Any]]:
+def shape_4b(tokenizer: Tokenizer) -> None:
     config = CONFIGS["4b"]
-    model, adapter, rows = load(config), adapter_for(config), []
-    rate = copy_rate()
+    model, adapter = load(config), adapter_for(config)
+    share("4b.bandwidth-share", TorchEngine(model, tokenizer, context_tokens=512, max_batch=4), copy_rate())
     engine = TorchEngine(model, tokenizer, adapter, context_tokens=512, max_batch=64)
-    one_stream(engine, config.vocab_size, answer=8)
-    speed = max(one_stream(engine, config.vocab_size) for _ in range(3))
-    needed = weight_bytes(model) + (100 + 128) * cache_bytes_a_token(config, model.dtype)
-    theirs = generate(config, adapter_rank=RANK, adapter_alpha=ALPHA) if "baselines" in parts else {}
-    baseline = theirs.get("tokens_per_s_with_adapter")
-    rows.append(
-        row(
-            "4b.nf4-adapter-1",
-            speed / baseline if baseline else 0.0,
-            "times",
-            theirs,
-            tokens_per_s=speed,
-            share=needed * speed / rate,
-        )
-    )
     serve(engine, requests(64, (40, 40), (4, 40), config.vocab_size, seed=1))
     found = serve(engine, requests(1000, (40, 40), (130, 130), config.vocab_size))
-    rows.append(row("4b.evaluate-1000", found["seconds"], "s", tokens=found["tokens"], ends=found["ends"]))
-    return rows
+    row("4b.evaluate-1000", found["seconds"], "s", tokens=found["tokens"])
+    beside_transformers("4b.nf4-adapter-1", engine)
 
 
-def shape_7b5(tokenizer: Tokenizer, _parts: set[str]) -> list[dict[str, Any]]:
+def shape_7b5(tokenizer: Tokenizer) -> None:
     config = CONFIGS["7b5"]
     before = memory_gib()
     model = load(config, "8-bit")
     room = 8 * 1024 * cache_bytes_a_token(config, model.dtype)
     engine = TorchEngine(model, tokenizer, context_tokens=1024, max_batch=8, cache_bytes=room)
     found = serve(engine, requests(8, (960, 960), (64, 64), config.vocab_size))
-    torch.cuda.empty_cache()
+    peak = torch.cuda.max_memory_allocated() / 2**30
     held = memory_gib() - before
-    speed = max(one_stream(engine, config.vocab_size, answer=128) for _ in range(2))
-    return [
-        row(
-            "7b5.memory",
-            held,
-            "GiB",
-            tokens=found["tokens"],
-            tokens_per_s_one_stream=speed,
-            peak_allocated_gib=torch.cuda.max_memory_allocated() / 2**30,
-        )
-    ]
+    note = "embedding in 8 bits; what the driver reports, without the process's context; the cache alone is 4 GiB"
+    row("7b5.memory", held, "GiB", note=note, peak_allocated_gib=peak, tokens=found["tokens"])
+    share("7b5.bandwidth-share", engine, copy_rate())
 
 
-def speculation(run: Path, device: str) -> list[dict[str, Any]]:
+def share(key: str, engine: TorchEngine, rate: float) -> None:
+    """Measure one answer without company."""
+    model = engine.model
+    speed = max(one_stream(engine) for _ in range(4))
+    needed = weight_bytes(model) + (100 + 128) * cache_bytes_a_token(model.config, model.dtype)
+    row(key, needed * speed / rate, "of a copy's rate", tokens_per_s=speed, bytes_a_token=needed, copy_bytes_per_s=rate)
+
+
+def mixed(engine: TorchEngine, alone: TorchEngine) -> None:
+    """Serve 64 requests together and one by one."""
+    chosen = requests(64, (20, 400), (20, 300), engine.model.config.vocab_size)
+    together, one_by_one = twice(engine, chosen), twice(alone, chosen[:4]) and serve(alone, chosen)
+    assert together["tokens"] == one_by_one["tokens"]
+    ratio = one_by_one["seconds"] / together["seconds"]
+    row("7b-blocks.mixed-64", ratio, "times", one_by_one["seconds"], seconds=together["seconds"], tokens=together["tokens"])
+
+
+def first_tokens(engine: TorchEngine) -> None:
+    """Let requests arrive at 80 % of the rate at which they can be served."""
+    vocabulary = engine.model.config.vocab_size
+    capacity = 128 / twice(engine, requests(128, (100, 100), (130, 130), vocabulary))["seconds"]
+    draw, clock, arrivals = random.Random(0), 0.0, []  # noqa: S311
+    while clock < 10:
+        clock += draw.expovariate(0.8 * capacity)
+        arrivals.append(clock)
+    times = serve(engine, requests(len(arrivals), (100, 100), (130, 130), vocabulary, seed=2), arrivals)["first_s"]
+    p95, median = (1000 * times[int(part * len(times))] for part in (0.95, 0.5))
+    row("7b-blocks.ttft-p95", p95, "ms", median_ms=median, requests=len(times), requests_per_s_at_most=capacity)
+
+
+def beside_transformers(key: str, engine: TorchEngine) -> None:
+    """Measure one answer with the adapter, here and by transformers."""
+    speed = max(one_stream(engine) for _ in range(4))
+    theirs = generate(engine.model.config, RANK, ALPHA)
+    row(key, speed / theirs["tokens_per_s_with_adapter"], "times", theirs, tokens_per_s=speed)
+
+
+def speculation(run: Path, device: str) -> None:
     """Ask a run's questions one by one, with guesses at what is recited and without."""
     opened = Run.open(run)
     items = opened.items()
-    seconds, texts = [], []
+    seconds, texts, tokens = [], [], 0
     for guessed in ((), items):
         engine, tokenizer = load_engine(opened, items=guessed, device=device)
+        asked: list[Request] = []
+        submit = engine.submit
+        engine.submit = lambda request, submit=submit, asked=asked: asked.append(request) or submit(request)  # type: ignore[method-assign]
         bot = Bot(engine, tokenizer, items, opened.template, mode="model")
-        for item in items[:10]:
-            bot.answer(item.question, sampling=bot.sampling())
+        texts.append([answer.text for answer in bot.answer_all([item.question for item in items], bot.sampling())])
+        chosen = asked[: len(items)]
+        for request in chosen:
+            serve(engine, [request])
         began = time.perf_counter()
-        texts.append([bot.answer(item.question, sampling=bot.sampling()).text for item in items])
+        tokens = sum(serve(engine, [request])["tokens"] for request in chosen)
         seconds.append(time.perf_counter() - began)
-    assert texts[0] == texts[1]
-    recited = sum(text == item.answer for text, item in zip(texts[0], items, strict=True))
-    key = f"speculation-{device}"
-    return [
-        row(
-            key,
-            seconds[0] / seconds[1],
-            "times",
-            {"seconds": seconds[0]},
-            seconds=seconds[1],
-            answers=len(items),
-            recited=recited,
-        )
-    ]
+    recited = [sum(text == item.answer for text, item in zip(found, items, strict=True)) for found in texts]
+    row(f"speculation-{device}", seconds[0] / seconds[1], "times", seconds[0], seconds=seconds[1], tokens=tokens,
+        answers=len(items), recited=recited)  # fmt: skip
 
 
 def main() -> None:
@@ -292,17 +253,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="of speculation: mini, fine-tuned on the example shop")
     parser.add_argument("--device", default="cuda", help="of speculation")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", default="baselines,mixed,ttft")
     options = parser.parse_args()
-    if options.what == "speculation":
-        found = speculation(options.run, options.device)
-    else:
-        note_context()
-        what = {"7b-blocks": blocks_7b, "4b": shape_4b, "7b5": shape_7b5}[options.what]
-        found = what(Tokenizer.from_file(_TOKENIZER), set(options.parts.split(",")))
-    kept = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
-    keys = {r["key"] for r in found}
-    environment.write(options.out, [r for r in kept if r["key"] not in keys] + found)
+    try:
+        if options.what == "speculation":
+            speculation(options.run, options.device)
+        else:
+            note_context()
+            what = {"7b-blocks": blocks_7b, "4b": shape_4b, "7b5": shape_7b5}[options.what]
+            what(Tokenizer.from_file(_TOKENIZER))
+    finally:  # what was measured before a failure counts
+        kept = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
+        keys = {r["key"] for r in _ROWS}
+        environment.write(options.out, [r for r in kept if r["key"] not in keys] + _ROWS)
 
 
 if __name__ == "__main__":

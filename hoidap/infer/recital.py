@@ -12,7 +12,7 @@ from hoidap.data.items import Item
 from hoidap.prompt import Template
 from hoidap.tokenizer import Tokenizer
 
-_MOST_TOKENS = 16  # of a guess: the scores of a step grow with the longest
+_MOST_TOKENS = 31  # of a guess: with the token before it 32, which is what a step on a GPU is made for
 _MOST_CHARACTERS = 1_000_000  # of all texts: under a second to tokenise when a bot is loaded
 _BEHIND_ALL = 2**62  # no token id
 

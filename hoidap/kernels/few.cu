@@ -34,7 +34,7 @@ struct Product {
   const int* rows;     // of the cache [N]
   const int* positions;  // in the row [N]
   float factor, clip, unscale;
-  int N, outs, K, rank, parts, heads, head_dim, cache_tokens, out_is_wide;
+  int N, outs, K, rank, parts, heads, head_dim, cache_tokens, out_is_wide, then;
 };
 
 enum { THEN_STORE, THEN_GELU, THEN_ADD, THEN_ATTEND };
@@ -196,7 +196,7 @@ template <bool FOUR, bool CODED, bool WHOLE, bool PAIRED, int RT> struct Codes {
   }
 };
 
-template <bool BF16, bool FOUR, bool CODED, bool WHOLE, int THEN, int NT, int SLOTS, int RT, int WR, int WK>
+template <bool BF16, bool FOUR, bool CODED, bool WHOLE, int NT, int SLOTS, int RT, int WR, int WK>
 __device__ void product(const Product& p) {
   constexpr int ROWS = 16 * RT * WR, TOKENS = 8 * NT, THREADS = 32 * WR * WK;
   extern __shared__ float shared[];
@@ -469,7 +469,7 @@ __device__ void product(const Product& p) {
     if (!FOUR) y *= ((const float*)p.absmax)[row];
     if (p.bias) y += wide<BF16>(p.bias[row]);
     const size_t place = (size_t)n * p.outs + row;
-    if (THEN == THEN_ATTEND) {
+    if (p.then == THEN_ATTEND) {
       if (p.clip > 0) y = fminf(fmaxf(y, -p.clip), p.clip);
       const int d = p.heads * p.head_dim, which = row / d, in = row % d;
       const u16 v = narrow<BF16>(y);
@@ -479,14 +479,14 @@ __device__ void product(const Product& p) {
         (which == 1 ? p.keys : p.values)[(head * p.cache_tokens + p.positions[n]) * p.head_dim + in % p.head_dim] = v;
       }
     } else {
-      if (THEN == THEN_GELU) y = 0.5f * y * (1.0f + erff(y * 0.7071067811865476f));
-      if (p.out_is_wide) ((float*)p.out)[place] = THEN == THEN_ADD ? ((float*)p.out)[place] + y : y;
-      else ((u16*)p.out)[place] = narrow<BF16>(THEN == THEN_ADD ? wide<BF16>(((u16*)p.out)[place]) + y : y);
+      if (p.then == THEN_GELU) y = 0.5f * y * (1.0f + erff(y * 0.7071067811865476f));
+      if (p.out_is_wide) ((float*)p.out)[place] = p.then == THEN_ADD ? ((float*)p.out)[place] + y : y;
+      else ((u16*)p.out)[place] = narrow<BF16>(p.then == THEN_ADD ? wide<BF16>(((u16*)p.out)[place]) + y : y);
     }
   }
   }
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS_ROWS * WARPS_COLUMNS, PROGRAMS) run(const __grid_constant__ Product p) {
-  product<IS_BF16, IS_FOUR, IS_CODED, IS_WHOLE, THEN_WHAT, TOKEN_TILES, TOKEN_SLOTS, ROW_TILES, WARPS_ROWS, WARPS_COLUMNS>(p);
+  product<IS_BF16, IS_FOUR, IS_CODED, IS_WHOLE, TOKEN_TILES, TOKEN_SLOTS, ROW_TILES, WARPS_ROWS, WARPS_COLUMNS>(p);
 }

@@ -1,9 +1,14 @@
 """Compiles and launches ``few.cu``, through NVIDIA's bindings for Python, which PyTorch's CUDA builds bring along.
 
-A kernel is compiled when it is first launched, a second each, for exactly this GPU and this number of tokens.
+A kernel is compiled when it is first launched, for exactly this GPU and a number of tokens, which takes a second or two, and
+kept in the user's cache folder.
 """
 
+import contextlib
 import ctypes
+import hashlib
+import os
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +25,7 @@ _POINTERS = (
     "x", "codes", "absmax", "scales", "steps", "pairs", "mean", "bias", "A", "B", "low", "counters", "out", "keys", "values",
     "rows", "positions",
 )  # fmt: skip
-_NUMBERS = ("N", "outs", "K", "rank", "parts", "heads", "head_dim", "cache_tokens", "out_is_wide")
+_NUMBERS = ("N", "outs", "K", "rank", "parts", "heads", "head_dim", "cache_tokens", "out_is_wide", "then")
 _THEN = ("store", "gelu", "add", "attend")
 _TABLE_BYTES, _STEPS_BYTES = 32_768, 1024
 _DEFAULT_SHARED_BYTES = 48 * 1024
@@ -138,6 +143,7 @@ def _pairs(levels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, floa
 
 
 def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: str) -> None:
+    params.then = _THEN.index(then)
     is_four = not isinstance(operand.weight, Int8Weight)
     tokens = 1 << (params.N - 1).bit_length()
     tiling = (_BY_TOKENS if is_four else _EIGHT_BITS_BY_TOKENS)[tokens]
@@ -155,7 +161,7 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
     sums = 2 * 4 * columns * width * tiling.rows + 2 * params.N * params.rank
     shared = max(table + sums, 4 * tiling.warps_rows * columns * 16 * width)
     options = (
-        ("IS_BF16", dtype == torch.bfloat16), ("IS_FOUR", is_four), ("THEN_WHAT", _THEN.index(then)),
+        ("IS_BF16", dtype == torch.bfloat16), ("IS_FOUR", is_four), 
         ("IS_CODED", not isinstance(operand.weight, Int8Weight) and few.coded(operand.weight) is not None),
         ("IS_WHOLE", blocks % tiling.blocks_at_once == 0), ("TOKEN_TILES", tiling.token_tiles),
         ("TOKEN_SLOTS", tiling.token_slots), ("ROW_TILES", tiling.row_tiles), ("WARPS_ROWS", tiling.warps_rows),
@@ -187,12 +193,29 @@ def _multiprocessors(device: torch.device) -> int:
 @cache
 def _compiled(device: int, options: tuple[tuple[str, int], ...], shared: int) -> Any:
     major, minor = torch.cuda.get_device_capability(device)
-    module = _checked(driver.cuModuleLoadData(compile_for(f"sm_{major}{minor}", options)))
+    module = _checked(driver.cuModuleLoadData(_machine_code(f"sm_{major}{minor}", options)))
     function = _checked(driver.cuModuleGetFunction(module, b"run"))
     if shared > _DEFAULT_SHARED_BYTES:
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(function, most, shared))
     return function
+
+
+def _machine_code(architecture: str, options: tuple[tuple[str, int], ...]) -> bytes:
+    """Return what ``compile_for`` does, from the user's cache folder if it is there."""
+    version = _checked(nvrtc.nvrtcVersion(), several=True)
+    said = repr((_SOURCE.read_bytes(), architecture, options, version)).encode()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoidap"
+    file = folder / f"few-{hashlib.sha256(said).hexdigest()[:32]}.cubin"
+    with contextlib.suppress(OSError):
+        return file.read_bytes()
+    code = compile_for(architecture, options)
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs a second each time
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
+            new.write(code)
+        Path(new.name).replace(file)
+    return code
 
 
 def compile_for(architecture: str, options: tuple[tuple[str, int], ...]) -> bytes:
@@ -211,9 +234,9 @@ def compile_for(architecture: str, options: tuple[tuple[str, int], ...]) -> byte
     return code
 
 
-def _checked(result: tuple[Any, ...]) -> Any:
+def _checked(result: tuple[Any, ...], *, several: bool = False) -> Any:
     error, *values = result
     if int(error):
         msg = f"CUDA: {error}"
         raise RuntimeError(msg)
-    return values[0] if values else None
+    return values if several else values[0] if values else None

@@ -20,7 +20,7 @@ from hoidap.model.cache import KVCache
 from hoidap.model.config import LINEARS
 from hoidap.model.mpt import MPT, WTE
 
-_LEAST_SPAN = 256  # of a graph: there is one for each power of two from here on
+_LEAST_SPAN = 256  # tokens of the longest row: there is a graph for this, and for each four times of it
 
 
 def is_able(model: MPT) -> bool:
@@ -121,7 +121,10 @@ class FewTokens:
         return 1 << (self._count - 1).bit_length()
 
     def _go(self) -> Started:
-        span = min(self._cache.max_tokens, max(_LEAST_SPAN, 1 << (self._longest - 1).bit_length()))
+        span = _LEAST_SPAN
+        while span < self._longest:
+            span *= 4
+        span = min(span, self._cache.max_tokens)
         if (self._size, span) not in self._graphs:
             self._graphs[self._size, span] = self._captured(self._size, span)
         logits, likeliest = self._graphs[self._size, span]()
