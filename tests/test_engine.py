@@ -388,9 +388,9 @@ def test_guesses_and_a_stop_text_within_them_end_where_the_stop_stands(model, to
 
 def test_a_request_cancelled_amid_guesses_leaves_the_others_alone(model, tokenizer):
     first, second = prompts(tokenizer, 2)
-    wanted = plain_greedy(model, second, 30)
-    engine = TorchEngine(model, tokenizer, recital=Recital([plain_greedy(model, first, 30), wanted]))
-    gone, kept = (engine.submit(Request(prompt, Sampling(max_new_tokens=30))) for prompt in (first, second))
+    wanted = plain_greedy(model, second, 60)
+    engine = TorchEngine(model, tokenizer, recital=Recital([plain_greedy(model, first, 60), wanted]))
+    gone, kept = (engine.submit(Request(prompt, Sampling(max_new_tokens=60))) for prompt in (first, second))
     said = [piece.token_id for piece in engine.step() if piece.request_id == kept]
     engine.cancel(gone)
     assert said + run_all(engine)[0][kept] == wanted

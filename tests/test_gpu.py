@@ -268,7 +268,7 @@ def test_products_of_few_tokens_equal_float64s(dtype, count, rank, then, shape, 
             for size, by in (((count, ins), 1.0), ((outs,), 1.0), ((rank, ins), 0.05), ((outs, rank), 0.05))
         )
         x, bias = x.to(dtype), bias.to(dtype)
-        operand = few.Operand(weight, bias)
+        operand = few.Operand.of(weight, bias, dtype)
         wanted = x.double() @ fourbit.dequantize_reference(weight, torch.float32).double().T + bias.double()
         if rank:
             operand = operand.with_adapter(A, B, 0.7, dtype)
@@ -289,7 +289,7 @@ def test_products_of_few_tokens_with_eight_bits(count):
     weight = int8.quantize((normal(1000, 320) * 0.05).to(CUDA))
     x = normal(count, 320).to(CUDA, torch.bfloat16)
     out = torch.full((count, 1000), float("nan"), device=CUDA)
-    few.product(x, few.Operand(weight, None), out, few.Scratch.of(CUDA, 0))
+    few.product(x, few.Operand.of(weight, None, torch.bfloat16), out, few.Scratch.of(CUDA, 0))
     wanted = x.double() @ int8.dequantize(weight, torch.float32).double().T
     assert float((out.double() - wanted).norm() / wanted.norm()) < 1e-5
 

@@ -31,6 +31,7 @@ from hoidap.tokenizer import TextStream, Tokenizer
 
 _PROMPT_TOKENS_A_STEP = 8192  # where nobody is kept waiting for the next token
 _PAUSE_TOKENS = {"cuda": 512, "cpu": 128}  # of prompts read between two tokens of the answers at work
+_BESIDE_AT_LEAST, _BESIDE_AT_MOST = 16, 256  # tokens of prompts a step that are read beside the answers, and in all
 _GUESSED_BYTES_A_STEP = 2**28  # of the guesses' logits: 268 tokens of a vocabulary of 250,880
 
 _log = logging.getLogger(__name__)
@@ -159,28 +160,48 @@ class TorchEngine:
 
     def _read(self) -> list[Piece]:
         """Read prompts, first come first read, a piece of them if answers are at work that would wait."""
+        if self._reads_beside():
+            return []
         is_writing = any(not r.unread for r in self._running.values())
         room = _PAUSE_TOKENS.get(self.model.device.type, 128) if is_writing else _PROMPT_TOKENS_A_STEP
+        chosen = self._unread(room)
+        # A prompt on an empty row attends to itself alone, which needs no padding: those apart from the others.
+        fresh, going_on = [[pair for pair in chosen if bool(pair[0].read) == has_read] for has_read in (False, True)]
+        return self._by_adapter(fresh) + self._by_adapter(going_on)
+
+    def _unread(self, room: int) -> list[tuple[_Running, list[int]]]:
+        """Return what is to be read of prompts, up to ``room`` tokens."""
         chosen: list[tuple[_Running, list[int]]] = []
         for running in self._running.values():
             if running.unread and room > 0:
                 chosen.append((running, list(running.request.prompt[running.read : running.read + room])))
                 room -= len(chosen[-1][1])
-        # A prompt on an empty row attends to itself alone, which needs no padding: those apart from the others.
-        fresh, going_on = [[pair for pair in chosen if bool(pair[0].read) == has_read] for has_read in (False, True)]
-        return self._by_adapter(fresh) + self._by_adapter(going_on)
+        return chosen
+
+    def _reads_beside(self) -> bool:
+        """Whether prompts are read in the steps that write, which have room for them; long ones are read faster alone."""
+        writing = sum(not r.unread for r in self._running.values())
+        unread = sum(r.unread for r in self._running.values())
+        has_room = 0 < writing <= MOST_TOKENS - _BESIDE_AT_LEAST
+        return self._runs_few and has_room and 0 < unread <= _BESIDE_AT_MOST
 
     def _write(self) -> list[Piece]:
         """Make a token for every request whose prompt is read, and more where a guess was right."""
         writing = sorted((r for r in self._running.values() if r.said), key=lambda r: r.row)
         if self._ahead:  # what joined meanwhile waits for the next step
             begun = self._ahead.at
-            writing = [r for r in writing if (r.id, self._cache.lengths[r.row]) in begun] or writing
+            if covered := [r for r in writing if (r.id, self._cache.lengths[r.row]) in begun]:
+                return self._by_adapter([(r, [r.said[-1]]) for r in covered])
         each = max(1, len(writing))
         most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * each)
+        reads_beside = self._reads_beside()
         if self._runs_few:
-            most = min(most, max(0, MOST_TOKENS // each - 1))
-        return self._by_adapter([(r, [r.said[-1], *self._guess(r, most)]) for r in writing])
+            room = MOST_TOKENS - _BESIDE_AT_LEAST if reads_beside else MOST_TOKENS
+            most = min(most, max(0, room // each - 1))
+        chosen = [(r, [r.said[-1], *self._guess(r, most)]) for r in writing]
+        if reads_beside:
+            chosen += self._unread(MOST_TOKENS - sum(len(tokens) for _, tokens in chosen))
+        return self._by_adapter(chosen)
 
     def _guess(self, running: _Running, most: int) -> tuple[int, ...]:
         """Return tokens that may follow; none where they are drawn, or where no room is left for them."""
@@ -194,7 +215,8 @@ class TorchEngine:
         pieces = []
         for name in dict.fromkeys(running.request.adapter for running, _ in chosen):
             of_name = [pair for pair in chosen if pair[0].request.adapter == name]
-            most = MOST_TOKENS if self._runs_few and all(r.said for r, _ in of_name) else len(of_name)
+            is_single = self._runs_few and all(len(tokens) == 1 for _, tokens in of_name)
+            most = MOST_TOKENS if is_single else len(of_name)
             for at in range(0, len(of_name), most):
                 pieces += self._advance(of_name[at : at + most], name)
         return pieces
@@ -245,7 +267,7 @@ class TorchEngine:
             stream = torch.tensor([t for _, tokens in chosen for t in tokens], device=self.model.device)
             hidden = network.hidden(stream, starts, self._cache.rows([r.row for r, _ in chosen]), delta)
             logits = network.logits(hidden[torch.tensor(asked, device=stream.device)]) if asked else None
-            ids = nats = []
+            ids, nats = [], []
         if logits is not None:
             befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
             ids, nats = choose(logits, samplings, [r.generator for r, _ in owners], befores)
@@ -276,7 +298,7 @@ class TorchEngine:
         self._cache.rows(rows).advance(lengths)
         if not is_greedy:
             return [], [], started.logits[places] if asked else None
-        others = {r.id for r in self._running.values() if r.said} - {r.id for r, _ in chosen}
+        others = self._running.keys() - {r.id for r, _ in chosen}
         if is_whole and not others and not self._recital and max(past) + 2 <= self.context_tokens:
             at = {(request, held + 1): place for (request, held), place in zip(keys, places, strict=True)}
             self._ahead = _Ahead(network, network.go_on(), at)

@@ -32,8 +32,8 @@ class Pieces:
         """Make room for so many tokens in rows of ``span``."""
         pieces = -(-span // PIECE)
         room = tokens * heads * pieces
-        floats = (torch.empty(n, device=device) for n in (room * width, room, room))
-        return cls(*floats, torch.zeros(tokens * heads, dtype=torch.int32, device=device))
+        sums, peaks, weights = (torch.empty(n, device=device) for n in (room * width, room, room))
+        return cls(sums, peaks, weights, torch.zeros(tokens * heads, dtype=torch.int32, device=device))
 
 
 def attend(

@@ -16,9 +16,11 @@ _LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    queries, keys, values, rows, positions, settled, slopes, out, sums, peaks, weights, counters, scale, heads, stride,  # noqa: ANN001
-    D: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, AT_ONCE: tl.constexpr, EARLY: tl.constexpr, READS_AHEAD: tl.constexpr,
+def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0915 - one launch
+    queries, keys, values, rows, positions, settled, slopes, out,  # noqa: ANN001
+    sums, peaks, weights, counters, scale, heads, stride,  # noqa: ANN001
+    D: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, AT_ONCE: tl.constexpr, EARLY: tl.constexpr,
+    READS_AHEAD: tl.constexpr,
 ):  # fmt: skip
     head, token, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if EARLY:
@@ -67,23 +69,32 @@ def _attend(  # type: ignore[no-untyped-def]  # noqa: ANN202
             tl.debug_barrier()
             if tl.atomic_add(counters + own, 1, sem="acq_rel") == n_pieces - 1:
                 tl.store(counters + own, 0)
-                peak = float("-inf")
-                weight = 0.0
-                total = tl.zeros([D], tl.float32)
-                for first in range(0, n_pieces, AT_ONCE):
-                    other = first + tl.arange(0, AT_ONCE)
-                    where = own * PIECES + other
-                    real = other < n_pieces
-                    high = tl.load(peaks + where, mask=real, other=float("-inf"), cache_modifier=".cg")
-                    some = tl.load(weights + where, mask=real, other=0.0, cache_modifier=".cg")
-                    places = where[:, None] * D + d[None, :]
-                    sums_of = tl.load(sums + places, mask=real[:, None], other=0.0, cache_modifier=".cg")
-                    higher = tl.maximum(peak, tl.max(high, 0))
-                    shrink, grow = tl.exp2(peak - higher), tl.exp2(high - higher)
-                    weight = weight * shrink + tl.sum(some * grow, 0)
-                    total = total * shrink + tl.sum(sums_of * grow[:, None], 0)
-                    peak = higher
-                tl.store(out + own * D + d, (total / weight).to(out.dtype.element_ty))
+                all_of_it = _together(sums, peaks, weights, own * PIECES, n_pieces, D, AT_ONCE)
+                tl.store(out + own * D + d, all_of_it.to(out.dtype.element_ty))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _together(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    sums, peaks, weights, begin, n_pieces, D: tl.constexpr, AT_ONCE: tl.constexpr  # noqa: ANN001
+):  # fmt: skip
+    """Put the pieces' sums together: softmax is theirs, each weighed by its largest score."""
+    d = tl.arange(0, D)
+    peak = float("-inf")
+    weight = 0.0
+    total = tl.zeros([D], tl.float32)
+    for first in range(0, n_pieces, AT_ONCE):
+        piece = first + tl.arange(0, AT_ONCE)
+        real = piece < n_pieces
+        high = tl.load(peaks + begin + piece, mask=real, other=float("-inf"), cache_modifier=".cg")
+        some = tl.load(weights + begin + piece, mask=real, other=0.0, cache_modifier=".cg")
+        at = (begin + piece)[:, None] * D + d[None, :]
+        held = tl.load(sums + at, mask=real[:, None], other=0.0, cache_modifier=".cg")
+        higher = tl.maximum(peak, tl.max(high, 0))
+        shrink, grow = tl.exp2(peak - higher), tl.exp2(high - higher)
+        weight = weight * shrink + tl.sum(some * grow, 0)
+        total = total * shrink + tl.sum(held * grow[:, None], 0)
+        peak = higher
+    return total / weight
 
 
 def attend(

@@ -1,13 +1,13 @@
-"""Products of a few tokens with a quantised matrix, as generating makes them: y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, and what follows.
+"""Products of a few tokens with a quantised matrix, y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, and what generating does with y.
 
 Of up to 64 tokens reading W is the work, not multiplying: the codes are read once and decoded in registers (``few.cu``).
 
-W's 16 levels are rounded to the activations' dtype there and scaled in float32, while ``fourbit.dequantize`` scales first and
-rounds each weight. In bfloat16 the levels are multiplied by a number for which they round well: NF4's are then within 0.09 %
-of themselves (root mean square), a weight rounded by itself within 0.17 %; in float16 within 0.02 %.
+W's 16 levels are rounded to the activations' dtype there and scaled in float32, while ``fourbit.dequantize`` scales first
+and rounds each weight. In bfloat16 the levels are multiplied by a number for which they round well: NF4's are then within
+0.09 % of themselves (root mean square), a weight rounded by itself within 0.17 %; in float16 within 0.02 %.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import gelu, pad
 
 from hoidap.kernels import fourbit, int8
-from hoidap.kernels.fourbit import LEVELS, CodedAbsmax, FourBitWeight
+from hoidap.kernels.fourbit import LEVELS, FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 
 MOST_TOKENS = 64
@@ -31,15 +31,27 @@ class Operand:
 
     weight: FourBitWeight | Int8Weight
     bias: torch.Tensor | None  # [out]
+    pairs: torch.Tensor | None  # int32 [256], of four bits: each byte's two levels in 16 bits
+    unscale: float  # what those are to be multiplied by
     A: torch.Tensor | None = None  # [r, in], r a multiple of 32
     B: torch.Tensor | None = None  # [out, r]
     scale: float = 0.0
+
+    @classmethod
+    def of(cls, weight: FourBitWeight | Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> "Operand":
+        """Make a matrix ready for activations of ``dtype``."""
+        bias = None if bias is None else bias.to(dtype)
+        if isinstance(weight, Int8Weight) or dtype == torch.float32:  # the latter has no kernel
+            return cls(weight, bias, None, 1.0)
+        bits, unscale = levels_16(tuple(weight.levels.tolist()), dtype)
+        words = [bits[byte >> 4] | bits[byte & 15] << 16 for byte in range(256)]
+        return cls(weight, bias, torch.tensor(words).to(torch.int32).to(weight.device), unscale)
 
     def with_adapter(self, A: torch.Tensor, B: torch.Tensor, scale: float, dtype: torch.dtype) -> "Operand":
         """Return this matrix with a low-rank update: ``A`` [r, in] and ``B`` [out, r], of any r and dtype; copies."""
         spare = -A.shape[0] % RANK_STEP
         wide, tall = pad(A.detach(), (0, 0, 0, spare)), pad(B.detach(), (0, spare))
-        return Operand(self.weight, self.bias, wide.to(dtype).contiguous(), tall.to(dtype).contiguous(), scale)
+        return replace(self, A=wide.to(dtype).contiguous(), B=tall.to(dtype).contiguous(), scale=scale)
 
 
 @dataclass(frozen=True)
@@ -146,11 +158,6 @@ def levels_16(levels: tuple[float, ...], dtype: torch.dtype) -> tuple[tuple[int,
     factor = by.get(levels, 1.0) if dtype == torch.bfloat16 else 1.0
     bits = (torch.tensor(levels) * factor).to(dtype).view(torch.int16).int() & 0xFFFF
     return tuple(bits.tolist()), 1 / factor
-
-
-def coded(weight: FourBitWeight) -> CodedAbsmax | None:
-    """Return the absmax values if they are in eight bits."""
-    return weight.absmax if isinstance(weight.absmax, CodedAbsmax) else None
 
 
 def _exact(levels: tuple[float, ...]) -> tuple[float, ...]:

@@ -82,7 +82,7 @@ class FewTokens:
         self._asked = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, device=device)
         self._told = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
         self._said = [torch.zeros(2 * MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
-        self._taken = torch.cuda.Event() if is_gpu else None
+        self._taken = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
         self._pool: Any = None
         self._graphs: dict[tuple[int, int], Callable[[], tuple[torch.Tensor, torch.Tensor]]] = {}
         self._count = self._longest = 0  # of the last step: tokens, and the longest row
@@ -131,7 +131,7 @@ class FewTokens:
         said = self._said[0][: likeliest.numel()].view_as(likeliest)
         self._said.reverse()
         said.copy_(likeliest, non_blocking=True)
-        event = torch.cuda.Event() if self._model.device.type == "cuda" else None
+        event = torch.cuda.Event() if self._taken is not None else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
         return Started(logits[: self._count], said[:, : self._count], event)
@@ -202,7 +202,7 @@ class FewTokens:
         if not isinstance(wte, Int8Weight) or not few.is_able(wte, model.dtype):
             return model.logits(hidden)
         logits = torch.empty(len(hidden), wte.shape[0], device=hidden.device)
-        few.product(hidden, Operand(wte, None), logits, self._scratch)
+        few.product(hidden, Operand.of(wte, None, model.dtype), logits, self._scratch)
         return logits if model.config.logit_scale is None else logits * model.config.logit_scale
 
     def _ready(self, layer: int, adapter: Adapter | None) -> _Block:
@@ -211,8 +211,7 @@ class FewTokens:
         def ready(linear: str) -> Operand:
             weight = self._model.weights[f"{name}.{linear}.weight"]
             assert not isinstance(weight, torch.Tensor)  # noqa: S101 - is_able has looked
-            bias = self._model.bias(f"{name}.{linear}")
-            operand = Operand(weight, None if bias is None else bias.to(self._model.dtype))
+            operand = Operand.of(weight, self._model.bias(f"{name}.{linear}"), self._model.dtype)
             delta = adapter.deltas.get(f"{name}.{linear}") if adapter else None
             return operand if delta is None else operand.with_adapter(delta.A, delta.B, delta.scale, self._model.dtype)
 

@@ -1,6 +1,6 @@
 """What each part of a training step takes beside its floor, and attention beside FlexAttention: 7B5's blocks, 8,192 tokens.
 
-    python benchmarks/kernels.py --out benchmarks/results/kernels.json
+    python benchmarks/kernel_speed.py --out benchmarks/results/kernels.json
 
 The floor of a pass over memory is its bytes at the rate of a large copy in the same process, that of a product its
 operations at the rate of one of 8,192³. Medians of many calls, the cache flushed before each (triton.testing.do_bench).
