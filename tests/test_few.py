@@ -1,5 +1,6 @@
 """The network for a few tokens computes what the network for many does; its references here, its kernels in test_gpu.py."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hoidap.infer import torch_engine
 from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.kernels import few
+from hoidap.kernels.few_tiling import tiling
 from hoidap.kernels.fourbit import LEVELS
 from hoidap.model.adapter import new_adapter
 from hoidap.model.cache import KVCache
@@ -114,3 +116,20 @@ def test_the_engine_answers_the_same_through_it(count, has_adapter, monkeypatch)
     for n, answer in answers[0].items():
         assert [token for token, _ in answer] == [token for token, _ in answers[1][n]]
         assert [nats for _, nats in answer] == pytest.approx([nats for _, nats in answers[1][n]], abs=1e-4)
+
+
+@pytest.mark.parametrize("most", [64 * 1024, 99 * 1024, 227 * 1024], ids=["T4", "RTX 30 and 40", "H200"])
+@pytest.mark.parametrize("is_four", [False, True])
+def test_a_division_fits_shared_memory_and_covers_the_tokens(most, is_four):
+    for tokens in range(1, few.MOST_TOKENS + 1):
+        for ins, rank in itertools.product((64, 448, 3072, 4096, 16_384), (0, 32, 64)):
+            found = tiling(tokens=tokens, ins=ins, rank=rank, is_four=is_four, most_shared=most)
+            assert found.shared_bytes(tokens=tokens, rank=rank, is_four=is_four) <= most
+            assert 8 * found.token_tiles >= tokens * found.token_slots
+            assert found.threads <= 1024
+            assert found.blocks_at_once % found.token_slots == 0 or found.token_slots == 1
+
+
+def test_what_can_never_fit_is_refused():
+    with pytest.raises(ValueError, match="64 tokens and rank 4096 need more than 65,536 bytes"):
+        tiling(tokens=64, ins=4096, rank=4096, is_four=True, most_shared=65_536)

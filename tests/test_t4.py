@@ -1,6 +1,7 @@
-"""Every kernel of training compiles for a T4 (sm_75): within its shared memory, with no register spilled.
+"""Every kernel compiles for a T4 (sm_75): within its shared memory, those of training with no register spilled.
 
-Triton alone is needed, not a T4; it comes with PyTorch's CUDA builds. Attention is not among them: a T4 has PyTorch's.
+Triton and NVIDIA's compiler are needed, not a T4; they come with PyTorch's CUDA builds. Attention in training is not among
+them: a T4 has PyTorch's.
 """
 
 import re
@@ -43,6 +44,18 @@ KERNELS = {
     "fourbit._bordered": (
         {**CODES, **BORDER, "out": FLOAT16}, {**DECODING, "BLOCKS": 16, "ROWS": 32, "WIDTH": 1024, **BORDERING}, EXACT
     ),
+    "rows._norm": (
+        {"x": STREAM, "weight": FLOAT16, "bias": FLOAT16, "out": FLOAT16, "epsilon": "fp32"},
+        {"d": 4096, "WIDTH": 4096, "BIASED": True, "EARLY": False}, {"num_warps": 8},
+    ),
+    "cached._attend": (
+        {
+            "queries": FLOAT16, "keys": FLOAT16, "values": FLOAT16, "slopes": WIDE, "out": FLOAT16, "sums": WIDE,
+            "peaks": WIDE, "weights": WIDE, "scale": "fp32",
+            **dict.fromkeys(("rows", "positions", "settled", "counters"), "*i32"),
+        },
+        {"D": 128, "PIECE": 64, "PIECES": 16, "AT_ONCE": 8, "EARLY": False, "READS_AHEAD": False}, {"num_warps": 2},
+    ),
     "cross_entropy._cross_entropy": (
         {"logits": WIDE, "targets": "*i64", "grad": FLOAT16, "losses": WIDE, "factor": "fp32"}, {"WIDTH": 4096},
         {"num_warps": 8},
@@ -74,3 +87,14 @@ def test_a_kernel_compiles_for_a_t4_within_its_shared_memory_and_registers(name,
     command = [str(ptxas), "-v", "-arch=sm_75", str(ptx), "-o", str(tmp_path / "kernel.cubin")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert re.findall(r"(\d+) bytes spill", said) == ["0", "0"], said
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("is_four", [False, True], ids=["eight bits", "four bits"])
+def test_products_of_few_tokens_compile_for_a_t4(tokens, is_four):
+    from hoidap.kernels.few_cuda import compile_for, options_of
+    from hoidap.kernels.few_tiling import tiling
+
+    chosen = tiling(tokens=tokens, ins=3072, rank=32, is_four=is_four, most_shared=SHARED_BYTES)
+    options = options_of(chosen, ins=3072, is_bf16=False, is_four=is_four, is_coded=True)
+    assert len(compile_for("sm_75", options)) > 10_000

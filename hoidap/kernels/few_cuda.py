@@ -17,7 +17,7 @@ import torch
 from cuda.bindings import driver, nvrtc
 
 from hoidap.kernels import few
-from hoidap.kernels.few_tiling import tiling
+from hoidap.kernels.few_tiling import Tiling, tiling
 from hoidap.kernels.fourbit import BLOCK, CodedAbsmax, FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 
@@ -29,6 +29,8 @@ _POINTERS = (
 _NUMBERS = ("N", "outs", "K", "rank", "parts", "heads", "head_dim", "cache_tokens", "out_is_wide", "then")
 _THEN = ("store", "gelu", "add", "attend")
 _DEFAULT_SHARED_BYTES = 48 * 1024
+
+Options = tuple[tuple[str, int], ...]  # the names that few.cu is compiled with, and their values
 
 
 class _Product(ctypes.Structure):
@@ -94,14 +96,8 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
     is_four = isinstance(weight, FourBitWeight)
     most_shared = _shared_bytes(weight.device)
     chosen = tiling(tokens=params.N, ins=params.K, rank=params.rank, is_four=is_four, most_shared=most_shared)
-    options = {
-        "IS_BF16": dtype == torch.bfloat16, "IS_FOUR": is_four,
-        "IS_CODED": isinstance(weight, FourBitWeight) and isinstance(weight.absmax, CodedAbsmax),
-        "IS_WHOLE": params.K // BLOCK % chosen.blocks_at_once == 0, "TOKEN_TILES": chosen.token_tiles,
-        "TOKEN_SLOTS": chosen.token_slots, "ROW_TILES": chosen.row_tiles, "WARPS_ROWS": chosen.warps_rows,
-        "WARPS_COLUMNS": chosen.warps_columns, "BLOCKS_AT_ONCE": chosen.blocks_at_once, "AHEAD": chosen.ahead,
-        "PROGRAMS": chosen.programs,
-    }  # fmt: skip
+    is_coded = isinstance(weight, FourBitWeight) and isinstance(weight.absmax, CodedAbsmax)
+    options = options_of(chosen, ins=params.K, is_bf16=dtype == torch.bfloat16, is_four=is_four, is_coded=is_coded)
     shared = chosen.shared_bytes(tokens=params.N, rank=params.rank, is_four=is_four)
     config = driver.CUlaunchConfig()
     programs = min(chosen.programs * device.multi_processor_count, -(-params.outs // chosen.rows))
@@ -114,9 +110,20 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
         attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attribute.value.programmaticStreamSerializationAllowed = 1
         config.attrs, config.numAttrs = [attribute], 1
-    function = _compiled(weight.device, tuple((name, int(value)) for name, value in options.items()), shared)
+    function = _compiled(weight.device, options, shared)
     arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
     _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(arguments), 0))
+
+
+def options_of(chosen: Tiling, *, ins: int, is_bf16: bool, is_four: bool, is_coded: bool) -> Options:
+    """Return what few.cu is compiled with."""
+    return (
+        ("IS_BF16", is_bf16), ("IS_FOUR", is_four), ("IS_CODED", is_coded),
+        ("IS_WHOLE", ins // BLOCK % chosen.blocks_at_once == 0), ("TOKEN_TILES", chosen.token_tiles),
+        ("TOKEN_SLOTS", chosen.token_slots), ("ROW_TILES", chosen.row_tiles), ("WARPS_ROWS", chosen.warps_rows),
+        ("WARPS_COLUMNS", chosen.warps_columns), ("BLOCKS_AT_ONCE", chosen.blocks_at_once), ("AHEAD", chosen.ahead),
+        ("PROGRAMS", chosen.programs),
+    )  # fmt: skip
 
 
 @cache
@@ -126,7 +133,7 @@ def _shared_bytes(device: torch.device) -> int:
 
 
 @cache
-def _compiled(device: torch.device, options: tuple[tuple[str, int], ...], shared: int) -> Any:
+def _compiled(device: torch.device, options: Options, shared: int) -> Any:
     major, minor = torch.cuda.get_device_capability(device)
     module = _checked(driver.cuModuleLoadData(_machine_code(f"sm_{major}{minor}", options)))
     function = _checked(driver.cuModuleGetFunction(module, b"run"))
@@ -136,7 +143,7 @@ def _compiled(device: torch.device, options: tuple[tuple[str, int], ...], shared
     return function
 
 
-def _machine_code(architecture: str, options: tuple[tuple[str, int], ...]) -> bytes:
+def _machine_code(architecture: str, options: Options) -> bytes:
     """Return what ``compile_for`` does, from the user's cache folder if it is there."""
     version = _checked(nvrtc.nvrtcVersion(), several=True)
     said = repr((_SOURCE.read_bytes(), architecture, options, version)).encode()
@@ -153,7 +160,7 @@ def _machine_code(architecture: str, options: tuple[tuple[str, int], ...]) -> by
     return code
 
 
-def compile_for(architecture: str, options: tuple[tuple[str, int], ...]) -> bytes:
+def compile_for(architecture: str, options: Options) -> bytes:
     """Return machine code of few.cu for an architecture such as "sm_75"."""
     program = _checked(nvrtc.nvrtcCreateProgram(_SOURCE.read_bytes(), b"few.cu", 0, [], []))
     flags = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
