@@ -365,6 +365,14 @@ def test_a_guess_is_what_all_texts_share_that_begin_so():
     assert recital.after([], 10) == recital.after([3], 10) == recital.after([7, 8, 9, 2], 10) == recital.after([6], 0) == ()
 
 
+def test_a_text_is_begun_until_it_ends_or_another_goes_on():
+    recital = Recital([(1, 2, 3), (1, 2, 4, 5), (7,)])
+    for said, begun in [((), True), ((1,), True), ((1, 2), True), ((1, 2, 3), False), ((1, 2, 4), True), ((1, 3), False),
+                        ((7,), False), ((8,), False)]:  # fmt: skip
+        assert recital.is_begun(said) == begun, said
+    assert not Recital().is_begun(())
+
+
 def test_items_are_guessed_as_they_are_trained_on(tokenizer):
     item = Item("Mấy giờ mở cửa?", "Từ 8h30 đến 20h30 ạ.")
     trained = render([Turn(item.question, item.answer)], tokenizer)
@@ -567,7 +575,7 @@ def test_any_schedule_gives_the_plain_answers_and_leaks_no_row(data, runs_few, m
     """Requests that join, leave, share prefixes and are cancelled at any moment: each answer is the plain decoder's."""
     if runs_few:  # in four bits, through the network for few tokens, a step ahead where nothing is recited
         model = coded_model()
-        monkeypatch.setattr(torch_engine, "_runs_few", lambda _: True)
+        monkeypatch.setattr(torch_engine, "_runs_few", lambda *_: True)
         monkeypatch.setattr(MPT, "is_cheap_decoded", False)
     known = plain_answers(model, tokenizer)
     guessed = [answer[:n] for answer, n in zip(known.values(), (20, 7, 0, 20, 3), strict=True)]
@@ -616,6 +624,25 @@ def plain_answers(model, tokenizer):
         inputs = (*prompts(tokenizer, 3), shared, (*shared, 7, 8, 9))
         _PLAIN[model] = {prompt: plain_greedy(model, prompt, 20) for prompt in inputs}
     return _PLAIN[model]
+
+
+def test_a_row_is_the_same_to_the_bit_whatever_its_neighbours_ask_for():
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
+    plain = Sampling(temperature=0.7)
+    alone = distribution(logits[:1], [plain])
+    for other in (
+        Sampling(temperature=2.0, top_k=3),
+        Sampling(temperature=1.0, top_p=0.5),
+        Sampling(temperature=1.0, min_p=0.2),
+    ):
+        assert torch.equal(distribution(logits, [plain, other, other])[:1], alone)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-38, 1e-3])
+def test_a_temperature_near_zero_draws_the_likeliest(temperature):
+    logits = torch.tensor([[-800.0, 900.0, 3.0], [5.0, 4.0, 4.9]])
+    probabilities = distribution(logits, [Sampling(temperature=temperature)] * 2)
+    assert probabilities.tolist() == [[0, 1, 0], pytest.approx([1, 0, 0])]
 
 
 def test_min_p_keeps_what_is_nearly_as_likely():

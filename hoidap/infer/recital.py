@@ -35,6 +35,12 @@ class Recital:
         """Whether there are any."""
         return bool(self._texts)
 
+    def is_begun(self, said: Sequence[int]) -> bool:
+        """Whether a text begins with ``said`` and goes on."""
+        begin = tuple(said)
+        at = bisect_left(self._texts, (*begin, 0))
+        return at < len(self._texts) and self._texts[at][: len(begin)] == begin
+
     def after(self, said: Sequence[int], most: int) -> tuple[int, ...]:
         """Return the tokens that come next in every text that begins with ``said``, at most so many of them."""
         begin = tuple(said)

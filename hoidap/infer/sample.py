@@ -6,6 +6,8 @@ import torch
 
 from hoidap.infer.engine import Sampling
 
+_LEAST_TEMPERATURE = 1e-30  # less is 0 in float32
+
 
 def choose(
     logits: torch.Tensor,
@@ -40,30 +42,41 @@ def draw(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def distribution(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
-    """Return the probabilities [R, V] that sampling draws from: temperature, then top-k, then top-p, then min-p."""
+    """Return the probabilities [R, V] that sampling draws from: temperature, then top-k, then top-p, then min-p.
 
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
-
-    width = logits.shape[1]
-    scaled = logits / column([sampling.temperature for sampling in samplings])
-    if any(0 < sampling.top_k < width or sampling.top_p < 1 for sampling in samplings):
-        ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-        kept = column([sampling.top_k if 0 < sampling.top_k < width else width for sampling in samplings])
-        least = ordered.gather(1, kept.long() - 1)
-        ordered = ordered.masked_fill(ordered < least, float("-inf")).softmax(-1)
-        # A token stays if the likelier ones before it hold less than top_p: [0.5, 0.3, 0.2] at 0.6 keeps two.
-        before = ordered.cumsum(-1) - ordered
-        most = column([sampling.top_p if sampling.top_p < 1 else float("inf") for sampling in samplings])
-        ordered = ordered.masked_fill(before >= most, 0.0)
-        probabilities = torch.empty_like(ordered).scatter_(1, order, ordered / ordered.sum(-1, keepdim=True))
-    else:
-        probabilities = scaled.softmax(-1)
-    if any(sampling.min_p > 0 for sampling in samplings):
-        least = column([sampling.min_p for sampling in samplings]) * probabilities.amax(-1, keepdim=True)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+    A row's are the same whatever its neighbours ask for.
+    """
+    temperatures = _column([max(sampling.temperature, _LEAST_TEMPERATURE) for sampling in samplings], logits)
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperatures  # of a small temperature exp would overflow
+    probabilities = scaled.softmax(-1)
+    some = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < logits.shape[1] or sampling.top_p < 1]
+    if some:
+        probabilities[some] = _likeliest(scaled[some], [samplings[row] for row in some])
+    some = [row for row, sampling in enumerate(samplings) if sampling.min_p > 0]
+    if some:
+        kept = probabilities[some]
+        least = _column([samplings[row].min_p for row in some], logits) * kept.amax(-1, keepdim=True)
+        kept = kept.masked_fill(kept < least, 0.0)
+        probabilities[some] = kept / kept.sum(-1, keepdim=True)
     return probabilities
+
+
+def _likeliest(scaled: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """Return the probabilities [R, V] of what top-k and top-p leave."""
+    width = scaled.shape[1]
+    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
+    kept = _column([sampling.top_k if 0 < sampling.top_k < width else width for sampling in samplings], scaled)
+    least = ordered.gather(1, kept.long() - 1)
+    ordered = ordered.masked_fill(ordered < least, float("-inf")).softmax(-1)
+    # A token stays if the likelier ones before it hold less than top_p: [0.5, 0.3, 0.2] at 0.6 keeps two.
+    before = ordered.cumsum(-1) - ordered
+    most = _column([sampling.top_p if sampling.top_p < 1 else float("inf") for sampling in samplings], scaled)
+    ordered = ordered.masked_fill(before >= most, 0.0)
+    return torch.empty_like(ordered).scatter_(1, order, ordered / ordered.sum(-1, keepdim=True))
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device)[:, None]
 
 
 def penalised(logits: torch.Tensor, samplings: Sequence[Sampling], befores: Sequence[Sequence[int]]) -> torch.Tensor:

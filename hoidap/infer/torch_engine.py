@@ -7,6 +7,7 @@ floats.
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from types import MappingProxyType
 
 import torch
 
-from hoidap.errors import RequestError
+from hoidap.errors import EngineError, RequestError
 from hoidap.infer.engine import FinishReason, Piece, Request
 from hoidap.infer.recital import Recital
 from hoidap.infer.rows import Rows
@@ -25,7 +26,7 @@ from hoidap.infer.waiting import Entry, Waiting
 from hoidap.kernels.few import MOST_TOKENS
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
-from hoidap.model.few import FewTokens, Started, is_able
+from hoidap.model.few import FewTokens, Started, Workspace, is_able
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
@@ -98,13 +99,37 @@ class TorchEngine:
         row_bytes = self.context_tokens * cache_bytes_a_token(model.config, model.dtype)
         rows = max(1, min(max_batch, (cache_bytes or _spare_bytes(model.device)) // row_bytes))
         self._cache = KVCache(model.config, rows, self.context_tokens, model.dtype, model.device)
+        self._rank = max((delta.rank for _, delta in self._paths.values() if delta), default=0)
         self._few: dict[str, FewTokens] = {}
-        self._runs_few = _runs_few(base)
+        self._workspace: Workspace | None = None  # theirs
+        self._runs_few = _runs_few(base, self._rank) and self._few_work()
         self._ahead: _Ahead | None = None
         self._free = Rows(self._cache)
         self._waiting = Waiting(max_waiting)
         self._running: dict[int, _Running] = {}
         self._next_id = 0
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Prepare what the first answers would wait for, before any: on a GPU kernels and graphs, else nothing."""
+        for name in self._paths if self._runs_few else ():
+            self._network(name).warm_up(len(self._cache.lengths))
+
+    def _network(self, adapter: str) -> FewTokens:
+        if adapter not in self._few:
+            self._workspace = self._workspace or Workspace(self._paths[adapter][0], self._cache, self._rank)
+            self._few[adapter] = FewTokens(*self._paths[adapter], self._cache, self._workspace)
+        return self._few[adapter]
+
+    def _few_work(self) -> bool:
+        """Whether the kernels for few tokens compile here and are right."""
+        try:
+            self._network("").check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the network for many tokens does without
+            _log.warning("steps of few tokens are made the slower way, as their kernels fail here", exc_info=error)
+            self._few, self._workspace = {}, None
+            return False
+        return True
 
     def submit(self, request: Request) -> int:
         """See ``Engine``."""
@@ -227,6 +252,7 @@ class TorchEngine:
         try:
             said = self._ask(chosen, adapter)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other requests are to be served
+            self._ahead = None
             for (r, _), length in zip(chosen, before, strict=True):
                 self._cache.lengths[r.row] = length
             if len(chosen) > 1:
@@ -269,8 +295,16 @@ class TorchEngine:
             logits = network.logits(hidden[torch.tensor(asked, device=stream.device)]) if asked else None
             ids, nats = [], []
         if logits is not None:
-            befores = [(*r.request.prompt, *r.said, *(guess if r.said else ())) for r, guess in owners]
+            befores = [
+                ()
+                if r.request.sampling.repetition_penalty == 1
+                else (*r.request.prompt, *r.said, *(guess if r.said else ()))
+                for r, guess in owners
+            ]
             ids, nats = choose(logits, samplings, [r.generator for r, _ in owners], befores)
+        if not all(map(math.isfinite, nats)):
+            msg = "the model's scores are not numbers: its weights are damaged, or float16 overflowed"
+            raise EngineError(msg)
         said = iter(zip(ids, nats, strict=True))
         return [list(islice(said, count)) for count in counts]
 
@@ -281,9 +315,7 @@ class TorchEngine:
 
         Where every token is the likeliest there is, the next step begins before this one is looked at.
         """
-        if adapter not in self._few:
-            self._few[adapter] = FewTokens(*self._paths[adapter], self._cache)
-        network, rows, lengths = self._few[adapter], [r.row for r, _ in chosen], [len(tokens) for _, tokens in chosen]
+        network, rows, lengths = self._network(adapter), [r.row for r, _ in chosen], [len(tokens) for _, tokens in chosen]
         past = self._cache.rows(rows).past
         keys = [(r.id, held) for (r, _), held in zip(chosen, past, strict=True)]
         ahead, self._ahead = self._ahead, None
@@ -298,12 +330,26 @@ class TorchEngine:
         self._cache.rows(rows).advance(lengths)
         if not is_greedy:
             return [], [], started.logits[places] if asked else None
-        others = self._running.keys() - {r.id for r, _ in chosen}
-        if is_whole and not others and not self._recital and max(past) + 2 <= self.context_tokens:
+        if is_whole and self._may_go_on([r for r, _ in chosen], max(past)):
             at = {(request, held + 1): place for (request, held), place in zip(keys, places, strict=True)}
-            self._ahead = _Ahead(network, network.go_on(), at)
+            try:
+                self._ahead = _Ahead(network, network.go_on(), at)
+            except Exception as error:  # noqa: BLE001 - this step is good; if it is the GPU, the next one says so
+                _log.warning("a step could not begin ahead", exc_info=error)
         ids, nats = started.likeliest()
         return [ids[place] for place in places], [nats[place] for place in places], None
+
+    def _may_go_on(self, chosen: Sequence[_Running], longest: int) -> bool:
+        """Whether the next step may begin unseen: all run in it, there is room, one at least goes on, and none is guessed.
+
+        A guess is worth more than a step that begins early.
+        """
+        return (
+            len(chosen) == len(self._running)
+            and longest + 2 <= self.context_tokens
+            and any(len(r.said) + 1 < r.request.sampling.max_new_tokens for r in chosen)
+            and not any(self._recital.is_begun(r.said) for r in chosen)
+        )
 
     def _take(self, running: _Running, said: Sequence[tuple[int, float]], guess: Sequence[int]) -> list[Piece]:
         """Take what the model says, up to its end or behind the first wrong guess; the cache forgets what stands there."""
@@ -356,9 +402,9 @@ def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
     return decoded, adapter
 
 
-def _runs_few(model: MPT) -> bool:
+def _runs_few(model: MPT, rank: int) -> bool:
     """Whether steps of few tokens are ``FewTokens``': its reference for the CPU is the slower there."""
-    return model.device.type == "cuda" and is_able(model)
+    return model.device.type == "cuda" and is_able(model, rank)
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -7,8 +7,8 @@
 // Which column is which in a matrix instruction is free, if W and x agree. Lane (g, t) = (lane / 4, lane % 4) holds of rows
 // g and g + 8 the 16 columns from 16 t on of each block of 64: eight bytes, four instructions' worth.
 //
-// The first blocks of the grid multiply the adapter's A; the others wait for them before they multiply B. That they run is
-// certain because blocks are started in the order of their numbers.
+// The first blocks of the grid multiply the adapter's A; the others wait for them before they multiply B. That they run rests
+// on blocks being started in the order of their numbers, which every GPU so far does and nobody promises.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -106,14 +106,10 @@ __device__ __forceinline__ u32 permute(u32 a, u32 b, u32 selector) {
 #define TABLE_BYTES 32768
 #define STEPS_AT TABLE_BYTES
 #define SUMS_AT (FOUR ? TABLE_BYTES + 1024 : 0)
-#if __CUDA_ARCH__ >= 800
-#define SHARED_BASE 1024  // the system keeps what is before
-#else
-#define SHARED_BASE 0
-#endif
 
 // A byte's two levels as a pair. Each bank of shared memory has a copy of the table, so that lanes never wait for each
-// other. Where the table begins is known when this is compiled, so that byte and lane make an address without adding.
+// other. Where the table begins (SHARED_BASE) is known when this is compiled, so that byte and lane make an address
+// without adding.
 __device__ __forceinline__ u32 pair_of(u32 byte_by_128, u32 lane_by_4) {
   u32 v;
   asm("ld.shared.b32 %0, [%1+%2];" : "=r"(v) : "r"(byte_by_128 & 0x7f80 | lane_by_4), "n"(SHARED_BASE));
@@ -207,9 +203,11 @@ struct Codes {
       for (int j = 1; j < (CODED || !FOUR ? 1 : GROUP); j++) v = i == j ? plain[j][r][h] : v;  // registers have no index
       return v * p.unscale;
     }
+    const u32 last = (u32)p.outs * (p.K >> 6) - 1;  // behind a row's last block x is zero, whatever its absmax
     const u32 word = GROUP == 8 && i >= 4 ? coded[r][h][(GROUP - 1) / 4] : coded[r][h][0];
     const float step = steps[word >> (8 * (i & 3)) & 0xff];
-    return step * (WHOLE ? scale[r][h] : p.scales[(at[r][h] + i) >> 8]) + mean;
+    if (WHOLE) return step * scale[r][h] + mean;
+    return step * p.scales[min(at[r][h] + i, last) >> 8] + mean;
   }
 };
 
@@ -315,7 +313,6 @@ __device__ void product(const Product& p) {
   Codes<FOUR, CODED, WHOLE, (SLOTS > 1), RT> now, next;
   if (wk * GROUP < blocks) next.load(p, tile * ROWS + own, wk * GROUP, blocks, t);
 
-  if (FOUR && (u32)__cvta_generic_to_shared(shared) != SHARED_BASE) __trap();
   float* steps = shared + STEPS_AT / 4;  // [256]
   const float mean = FOUR && CODED ? p.mean[0] * p.unscale : 0;
   if (FOUR) {

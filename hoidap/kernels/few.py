@@ -20,6 +20,7 @@ from hoidap.kernels.int8 import Int8Weight
 
 MOST_TOKENS = 64
 RANK_STEP = 32  # a low rank is filled up with zeros to a multiple of this
+_MOST_WRONG = 0.01  # of a product's norm, beside one in float32; bfloat16 is 0.002 away
 PARTS = 4  # in which an adapter's first product is made
 
 Then = Literal["store", "gelu", "add"]  # what is done with y: kept, kept as GELU(y), added to what is there
@@ -79,10 +80,9 @@ class Scratch:
         return cls(torch.zeros(2, dtype=torch.int32, device=device), torch.empty(max(1, low), device=device))
 
 
-def is_able(weight: torch.Tensor | FourBitWeight | Int8Weight, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel for a matrix and activations of ``dtype``."""
-    is_quantised = isinstance(weight, FourBitWeight | Int8Weight)
-    if not is_quantised or weight.shape[1] % fourbit.BLOCK:
+def is_able(weight: torch.Tensor | FourBitWeight | Int8Weight, dtype: torch.dtype, rank: int = 0) -> bool:
+    """Whether there is a kernel for a matrix, activations of ``dtype`` and an adapter of ``rank``."""
+    if not isinstance(weight, FourBitWeight | Int8Weight) or weight.shape[1] % fourbit.BLOCK:
         return False
     if weight.device.type != "cuda":
         return True
@@ -90,7 +90,29 @@ def is_able(weight: torch.Tensor | FourBitWeight | Int8Weight, dtype: torch.dtyp
         return False
     least = 75 if dtype == torch.float16 else 80
     major, minor = torch.cuda.get_device_capability(weight.device)
-    return 10 * major + minor >= least and _has_bindings()
+    if 10 * major + minor < least or not _has_bindings():
+        return False
+    from hoidap.kernels import few_cuda
+
+    return few_cuda.fits(weight, rank + -rank % RANK_STEP)
+
+
+def check(operand: Operand, dtype: torch.dtype, scratch: Scratch) -> None:
+    """Compile what one token and many take, and compare their products with arithmetic that needs no kernel.
+
+    Raises:
+        RuntimeError: the kernels do not compile, or are wrong on this GPU.
+
+    """
+    outs, ins = operand.weight.shape
+    for count in (1, MOST_TOKENS):
+        x = torch.randn(count, ins, device=operand.weight.device).to(dtype)
+        out = torch.empty(count, outs, device=x.device)
+        product(x, operand, out, scratch)
+        wanted = _reference(x, operand)
+        if not float((out - wanted).norm()) < _MOST_WRONG * float(wanted.norm()):
+            msg = f"the product of {count} tokens with {outs} × {ins} is wrong on this GPU"
+            raise RuntimeError(msg)
 
 
 def product(x: torch.Tensor, operand: Operand, out: torch.Tensor, scratch: Scratch, then: Then = "store") -> None:
@@ -154,7 +176,7 @@ def _reference(x: torch.Tensor, operand: Operand) -> torch.Tensor:
 @cache
 def levels_16(levels: tuple[float, ...], dtype: torch.dtype) -> tuple[tuple[int, ...], float]:
     """Return 16 levels in 16 bits, as whole numbers, and what they are to be multiplied by to be themselves again."""
-    by: dict[tuple[float, ...], float] = {_exact(LEVELS["nf4"]): 1.4385, _exact(LEVELS["fp4"]): 12.0}
+    by: dict[tuple[float, ...], float] = {_exact(LEVELS["nf4"]): 1.4367, _exact(LEVELS["fp4"]): 12.0}
     factor = by.get(levels, 1.0) if dtype == torch.bfloat16 else 1.0
     bits = (torch.tensor(levels) * factor).to(dtype).view(torch.int16).int() & 0xFFFF
     return tuple(bits.tolist()), 1 / factor

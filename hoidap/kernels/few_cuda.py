@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import hashlib
 import os
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,10 @@ from hoidap.kernels.fourbit import BLOCK, CodedAbsmax, FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 
 _SOURCE = Path(__file__).parent / "few.cu"
+_BASE_SOURCE = b"""extern "C" __global__ void shared_base(unsigned* out) {
+  extern __shared__ float shared[];
+  *out = (unsigned)__cvta_generic_to_shared(shared);
+}"""
 _POINTERS = (
     "x", "codes", "absmax", "scales", "steps", "pairs", "mean", "bias", "A", "B", "low", "counters", "out", "keys",
     "values", "rows", "positions",
@@ -29,6 +32,7 @@ _POINTERS = (
 _NUMBERS = ("N", "outs", "K", "rank", "parts", "heads", "head_dim", "cache_tokens", "out_is_wide", "then")
 _THEN = ("store", "gelu", "add", "attend")
 _DEFAULT_SHARED_BYTES = 48 * 1024
+_DIGEST_BYTES = 32  # of SHA-256, ahead of machine code that is kept
 
 Options = tuple[tuple[str, int], ...]  # the names that few.cu is compiled with, and their values
 
@@ -65,6 +69,17 @@ def attend_product(
     params.rows, params.positions = cells.rows.data_ptr(), cells.positions.data_ptr()
     _, params.heads, params.cache_tokens, params.head_dim = cells.keys.shape
     _launch(params, operand, x.dtype, "attend")
+
+
+def fits(weight: FourBitWeight | Int8Weight, rank: int) -> bool:
+    """Whether this GPU's shared memory holds what products of 64 tokens with a matrix and an adapter take."""
+    is_four = isinstance(weight, FourBitWeight)
+    most_shared = _shared_bytes(weight.device)
+    try:
+        tiling(tokens=few.MOST_TOKENS, ins=weight.shape[1], rank=rank, is_four=is_four, most_shared=most_shared)
+    except ValueError:
+        return False
+    return True
 
 
 def _params(x: torch.Tensor, operand: few.Operand, scratch: few.Scratch) -> _Product:
@@ -129,40 +144,74 @@ def options_of(chosen: Tiling, *, ins: int, is_bf16: bool, is_four: bool, is_cod
 @cache
 def _shared_bytes(device: torch.device) -> int:
     most = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    return int(_checked(driver.cuDeviceGetAttribute(most, device.index or 0)))
+    return int(_checked(driver.cuDeviceGetAttribute(most, 0 if device.index is None else device.index)))
 
 
 @cache
 def _compiled(device: torch.device, options: Options, shared: int) -> Any:
-    major, minor = torch.cuda.get_device_capability(device)
-    module = _checked(driver.cuModuleLoadData(_machine_code(f"sm_{major}{minor}", options)))
-    function = _checked(driver.cuModuleGetFunction(module, b"run"))
+    function = _function(device, _SOURCE.read_bytes(), (*options, ("SHARED_BASE", _shared_base(device))), b"run")
     if shared > _DEFAULT_SHARED_BYTES:
         most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(function, most, shared))
     return function
 
 
-def _machine_code(architecture: str, options: Options) -> bytes:
-    """Return what ``compile_for`` does, from the user's cache folder if it is there."""
-    version = _checked(nvrtc.nvrtcVersion(), several=True)
-    said = repr((_SOURCE.read_bytes(), architecture, options, version)).encode()
+@cache
+def _shared_base(device: torch.device) -> int:
+    """Return the address at which a kernel's own shared memory begins; what is before it is the system's."""
+    function = _function(device, _BASE_SOURCE, (), b"shared_base")
+    found = torch.zeros(1, dtype=torch.int32, device=device)
+    out = ctypes.c_void_p(found.data_ptr())
+    arguments = (ctypes.c_void_p * 1)(ctypes.addressof(out))
+    stream = torch.cuda.current_stream(device).cuda_stream
+    _checked(driver.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 1024, stream, ctypes.addressof(arguments), 0))
+    return int(found)
+
+
+def _function(device: torch.device, source: bytes, options: Options, name: bytes) -> Any:
+    """Return a function of a source, from the user's cache folder if it is there and whole."""
+    major, minor = torch.cuda.get_device_capability(device)
+    architecture = f"sm_{major}{minor}"
+    said = repr((source, architecture, options, _checked(nvrtc.nvrtcVersion(), several=True))).encode()
+    code = _kept(said)
+    if code is None:
+        code = _compile(source, architecture, options)
+        _keep(said, code)
+    return _checked(driver.cuModuleGetFunction(_checked(driver.cuModuleLoadData(code)), name))
+
+
+def _file(said: bytes) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoidap"
-    file = folder / f"few-{hashlib.sha256(said).hexdigest()[:32]}.cubin"
-    with contextlib.suppress(OSError):
-        return file.read_bytes()
-    code = compile_for(architecture, options)
-    with contextlib.suppress(OSError):  # a folder that cannot be written costs a second each time
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as new:
-            new.write(code)
-        Path(new.name).replace(file)
-    return code
+    return folder / f"few-{hashlib.sha256(said).hexdigest()[:32]}.cubin"
+
+
+def _kept(said: bytes) -> bytes | None:
+    with contextlib.suppress(OSError, RuntimeError):  # the latter: there is no home
+        held = _file(said).read_bytes()
+        digest, code = held[:_DIGEST_BYTES], held[_DIGEST_BYTES:]
+        return code if hashlib.sha256(code).digest() == digest else None
+    return None
+
+
+def _keep(said: bytes, code: bytes) -> None:
+    with contextlib.suppress(OSError, RuntimeError):  # a folder that cannot be written costs a second each time
+        file = _file(said)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            new.write_bytes(hashlib.sha256(code).digest() + code)
+            new.replace(file)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def compile_for(architecture: str, options: Options) -> bytes:
     """Return machine code of few.cu for an architecture such as "sm_75"."""
-    program = _checked(nvrtc.nvrtcCreateProgram(_SOURCE.read_bytes(), b"few.cu", 0, [], []))
+    return _compile(_SOURCE.read_bytes(), architecture, (*options, ("SHARED_BASE", 0)))
+
+
+def _compile(source: bytes, architecture: str, options: Options) -> bytes:
+    program = _checked(nvrtc.nvrtcCreateProgram(source, b"few.cu", 0, [], []))
     flags = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
     flags += [f"-D{name}={int(value)}".encode() for name, value in options]
     (error,) = nvrtc.nvrtcCompileProgram(program, len(flags), flags)

@@ -6,7 +6,9 @@ graph. Tokens need not be of different rows: every token's keys are in the cache
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,21 +19,21 @@ from hoidap.kernels.few import MOST_TOKENS, Cells, Operand, Scratch
 from hoidap.kernels.int8 import Int8Weight
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache
-from hoidap.model.config import LINEARS
+from hoidap.model.config import LINEARS, MPTConfig
 from hoidap.model.mpt import MPT, WTE
 
 _LEAST_SPAN = 256  # tokens of the longest row: there is a graph for this, and for each four times of it
 
 
-def is_able(model: MPT) -> bool:
-    """Whether a model can be run by ``FewTokens``."""
+def is_able(model: MPT, rank: int = 0) -> bool:
+    """Whether a model can be run by ``FewTokens``, with adapters up to ``rank``."""
     config = model.config
     linears = [f"transformer.blocks.{layer}.{linear}.weight" for layer in range(config.n_layers) for linear in LINEARS]
     return (
         not config.qk_ln
         and not config.learned_pos_emb
         and config.head_dim in cached.WIDTHS
-        and all(few.is_able(model.weights[name], model.dtype) for name in linears)
+        and all(few.is_able(model.weights[name], model.dtype, rank) for name in linears)
     )
 
 
@@ -62,29 +64,41 @@ class Started:
         return [int(token) for token in ids], nats
 
 
+class Workspace:
+    """What the steps of one cache share, whichever adapter they take: one step runs at a time."""
+
+    def __init__(self, model: MPT, cache: KVCache, rank: int) -> None:
+        config, device = model.config, model.device
+        is_gpu = device.type == "cuda"
+        self.slopes = torch.tensor(config.alibi_slopes(), device=device)
+        self.scratch = Scratch.of(device, rank)
+        self.pieces = cached.Pieces.of(MOST_TOKENS, config.n_heads, config.head_dim, cache.max_tokens, device)
+        self.logits = torch.empty(MOST_TOKENS, config.vocab_size, device=device)
+        # Tokens, rows, positions, and what the rows held before, of a step: [4, size], its beginning alone in use. What is
+        # not in one piece would be copied while the host waits.
+        self.asked = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, device=device)
+        self.told = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
+        self.said = [torch.zeros(2 * MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
+        self.taken = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def pool(self) -> Any:
+        """Of the graphs' memory: one for all."""
+        return torch.cuda.graph_pool_handle()
+
+
 class FewTokens:
     """``model`` with ``adapter`` on the rows of ``cache``; ``is_able`` has said that it can.
 
-    The adapter is copied: what is trained afterwards is not seen.
+    The adapter is copied: what is trained afterwards is not seen. A workspace may be shared by the adapters of one cache.
     """
 
-    def __init__(self, model: MPT, adapter: Adapter | None, cache: KVCache) -> None:
-        config, device = model.config, model.device
+    def __init__(self, model: MPT, adapter: Adapter | None, cache: KVCache, workspace: Workspace | None = None) -> None:
         self._model = model
         self._cache = cache
-        self._blocks = [self._ready(layer, adapter) for layer in range(config.n_layers)]
-        self._slopes = torch.tensor(config.alibi_slopes(), device=device)
-        self._scratch = Scratch.of(device, adapter.rank if adapter else 0)
-        self._pieces = cached.Pieces.of(MOST_TOKENS, config.n_heads, config.head_dim, cache.max_tokens, device)
-        is_gpu = device.type == "cuda"
-        # Tokens, rows, positions, and what the rows held before, of a step: [4, size], its beginning alone in use. What is
-        # not in one piece would be copied while the host waits.
-        self._asked = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, device=device)
-        self._told = torch.zeros(4 * MOST_TOKENS, dtype=torch.int32, pin_memory=is_gpu)
-        self._said = [torch.zeros(2 * MOST_TOKENS, pin_memory=is_gpu) for _ in range(2)]  # by turns
-        self._taken = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
-        self._pool: Any = None
-        self._graphs: dict[tuple[int, int], Callable[[], tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._blocks = [self._ready(layer, adapter) for layer in range(model.config.n_layers)]
+        self._shared = workspace or Workspace(model, cache, adapter.rank if adapter else 0)
+        self._graphs: dict[tuple[int, int], Callable[[], torch.Tensor]] = {}
         self._count = self._longest = 0  # of the last step: tokens, and the longest row
 
     def start(self, tokens: Sequence[int], cache_rows: Sequence[int], positions: Sequence[int]) -> Started:
@@ -103,18 +117,41 @@ class FewTokens:
             settled[row] = min(position, settled.get(row, position))
         told = (tokens, cache_rows, positions, [settled[row] for row in cache_rows])
         filled = [[*values, *[values[0]] * (size - len(values))] for values in told]
-        if self._taken is not None:
-            self._taken.synchronize()  # else what was told last would change under the copy
-        self._told[: 4 * size] = torch.tensor(filled, dtype=torch.int32).flatten()  # the first token again where few ask
-        self._asked[: 4 * size].copy_(self._told[: 4 * size], non_blocking=True)
-        if self._taken is not None:
-            self._taken.record()
-        return self._go()
+        shared = self._shared
+        with self._on_device():
+            if shared.taken is not None:
+                shared.taken.synchronize()  # else what was told last would change under the copy
+            shared.told[: 4 * size] = torch.tensor(filled, dtype=torch.int32).flatten()  # the first again where few ask
+            shared.asked[: 4 * size].copy_(shared.told[: 4 * size], non_blocking=True)
+            if shared.taken is not None:
+                shared.taken.record()
+            return self._go()
 
     def go_on(self) -> Started:
         """Begin a step with the likeliest successors of the last step's tokens, each behind its token in its row."""
         self._longest += 1
-        return self._go()
+        with self._on_device():
+            return self._go()
+
+    def check(self) -> None:
+        """Raise RuntimeError if the kernels do not compile, or are wrong on this GPU."""
+        with self._on_device():
+            few.check(self._blocks[0].out, self._model.dtype, self._shared.scratch)
+
+    def warm_up(self, most: int) -> None:
+        """Compile and capture the steps of up to ``most`` tokens in rows of the shortest span, so that no answer waits.
+
+        It writes to the cache's first cells: nothing may be there.
+        """
+        with self._on_device():
+            size = 1
+            while size < 2 * most and size <= MOST_TOKENS:
+                self._graph(size, min(_LEAST_SPAN, self._cache.max_tokens))
+                size *= 2
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        device = self._model.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     @property
     def _size(self) -> int:
@@ -125,45 +162,47 @@ class FewTokens:
         while span < self._longest:
             span *= 4
         span = min(span, self._cache.max_tokens)
-        if (self._size, span) not in self._graphs:
-            self._graphs[self._size, span] = self._captured(self._size, span)
-        logits, likeliest = self._graphs[self._size, span]()
-        said = self._said[0][: likeliest.numel()].view_as(likeliest)
-        self._said.reverse()
+        likeliest = self._graph(self._size, span)()
+        said = self._shared.said[0][: likeliest.numel()].view_as(likeliest)
+        self._shared.said.reverse()
         said.copy_(likeliest, non_blocking=True)
-        event = torch.cuda.Event() if self._taken is not None else None  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event() if self._shared.taken is not None else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
-        return Started(logits[: self._count], said[:, : self._count], event)
+        return Started(self._shared.logits[: self._count], said[:, : self._count], event)
 
-    def _captured(self, size: int, span: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    def _graph(self, size: int, span: int) -> Callable[[], torch.Tensor]:
+        if (size, span) not in self._graphs:
+            self._graphs[size, span] = self._captured(size, span)
+        return self._graphs[size, span]
+
+    def _captured(self, size: int, span: int) -> Callable[[], torch.Tensor]:
         """Return what makes a step, and leaves the next step's tokens and positions to be asked."""
         if self._model.device.type != "cuda":
             return lambda: self._step(size, span)
-        self._pool = self._pool or torch.cuda.graph_pool_handle()  # one for all: they never run side by side
-        asked = self._asked.clone()
+        asked = self._shared.asked.clone()
         self._step(size, span)  # compiles what is new
         torch.cuda.synchronize(self._model.device)
         # Two by turns: to launch one that still runs waits for it.
         graphs = []
         for _ in range(2):
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                results = self._step(size, span)
-            graphs.append((graph, results))
-        self._asked.copy_(asked)
+            with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):
+                likeliest = self._step(size, span)
+            graphs.append((graph, likeliest))
+        self._shared.asked.copy_(asked)
 
-        def replay() -> tuple[torch.Tensor, torch.Tensor]:
-            graph, results = graphs[0]
+        def replay() -> torch.Tensor:
+            graph, likeliest = graphs[0]
             graphs.reverse()
             graph.replay()
-            return results
+            return likeliest
 
         return replay
 
-    def _step(self, size: int, span: int) -> tuple[torch.Tensor, torch.Tensor]:
-        model, config, scratch = self._model, self._model.config, self._scratch
-        tokens, cache_rows, positions, settled = self._asked[: 4 * size].view(4, size)
+    def _step(self, size: int, span: int) -> torch.Tensor:
+        model, config, shared = self._model, self._model.config, self._shared
+        tokens, cache_rows, positions, settled = shared.asked[: 4 * size].view(4, size)
         x = self._embed(tokens)
         normed, queries, attended, wide = (
             torch.empty(size, times * config.d_model, dtype=model.dtype, device=x.device)
@@ -172,19 +211,19 @@ class FewTokens:
         for layer, block in enumerate(self._blocks):
             cells = Cells(self._cache.keys[layer], self._cache.values[layer], cache_rows, positions, settled)
             self._norm(x, f"{block.name}.norm_1", normed)
-            few.attend_product(normed, block.qkv, queries, cells, config.clip_qkv, scratch)
-            cached.attend(queries, cells, self._slopes, config.attention_scale, span, self._pieces, attended)
-            few.product(attended, block.out, x, scratch, "add")
+            few.attend_product(normed, block.qkv, queries, cells, config.clip_qkv, shared.scratch)
+            cached.attend(queries, cells, shared.slopes, config.attention_scale, span, shared.pieces, attended)
+            few.product(attended, block.out, x, shared.scratch, "add")
             self._norm(x, f"{block.name}.norm_2", normed)
-            few.product(normed, block.up, wide, scratch, "gelu")
-            few.product(wide, block.down, x, scratch, "add")
+            few.product(normed, block.up, wide, shared.scratch, "gelu")
+            few.product(wide, block.down, x, shared.scratch, "add")
         self._norm(x, "transformer.norm_f", normed)
         logits = self._logits(normed)
         largest, ids = logits.max(-1)
         tokens.copy_(ids)
         positions += 1
         settled.copy_(positions)
-        return logits, torch.stack([ids.float(), largest - logits.logsumexp(-1)])  # ids are below 2²⁴
+        return torch.stack([ids.float(), largest - logits.logsumexp(-1)])  # ids are below 2²⁴
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         model = self._model
@@ -199,11 +238,11 @@ class FewTokens:
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         model = self._model
         wte = model.weights[WTE]
+        logits = self._shared.logits[: len(hidden)]
         if not isinstance(wte, Int8Weight) or not few.is_able(wte, model.dtype):
-            return model.logits(hidden)
-        logits = torch.empty(len(hidden), wte.shape[0], device=hidden.device)
-        few.product(hidden, Operand.of(wte, None, model.dtype), logits, self._scratch)
-        return logits if model.config.logit_scale is None else logits * model.config.logit_scale
+            return logits.copy_(model.logits(hidden))
+        few.product(hidden, Operand.of(wte, None, model.dtype), logits, self._shared.scratch)
+        return logits if model.config.logit_scale is None else logits.mul_(model.config.logit_scale)
 
     def _ready(self, layer: int, adapter: Adapter | None) -> _Block:
         name = f"transformer.blocks.{layer}"
