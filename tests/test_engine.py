@@ -575,7 +575,7 @@ def test_any_schedule_gives_the_plain_answers_and_leaks_no_row(data, runs_few, m
     """Requests that join, leave, share prefixes and are cancelled at any moment: each answer is the plain decoder's."""
     if runs_few:  # in four bits, through the network for few tokens, a step ahead where nothing is recited
         model = coded_model()
-        monkeypatch.setattr(torch_engine, "_runs_few", lambda *_: True)
+        monkeypatch.setattr(torch_engine, "_most_few", lambda *_: 64)
         monkeypatch.setattr(MPT, "is_cheap_decoded", False)
     known = plain_answers(model, tokenizer)
     guessed = [answer[:n] for answer, n in zip(known.values(), (20, 7, 0, 20, 3), strict=True)]

@@ -12,12 +12,12 @@ from hoidap.infer.engine import Request, Sampling
 from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
 from hoidap.kernels import few
-from hoidap.kernels.few_tiling import tiling
+from hoidap.kernels.few_tiling import MOST_SUMS, tiling
 from hoidap.kernels.fourbit import LEVELS
 from hoidap.model.adapter import new_adapter
 from hoidap.model.cache import KVCache
 from hoidap.model.checkpoint import assemble, random_tensors
-from hoidap.model.few import FewTokens, is_able
+from hoidap.model.few import FewTokens, most_tokens
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import Tokenizer
 
@@ -70,12 +70,12 @@ def test_few_tokens_have_the_logits_of_many(changed, has_adapter, embedding):
 
 
 def test_models_without_quantised_matrices_or_with_other_layers_are_left_to_the_general_network():
-    assert is_able(build())
-    assert not is_able(build(quantize="none"))
-    assert not is_able(build(replace(SMALL, qk_ln=True)))
-    assert not is_able(build(replace(SMALL, alibi=False, learned_pos_emb=True)))
-    assert not is_able(build(replace(SMALL, d_model=60, n_heads=3), quantize="int8")), "rows of 60 are no whole blocks"
-    assert not is_able(build(replace(SMALL, d_model=192, n_heads=2))), "heads of 96"
+    assert most_tokens(build()) == few.MOST_TOKENS
+    assert not most_tokens(build(quantize="none"))
+    assert not most_tokens(build(replace(SMALL, qk_ln=True)))
+    assert not most_tokens(build(replace(SMALL, alibi=False, learned_pos_emb=True)))
+    assert not most_tokens(build(replace(SMALL, d_model=60, n_heads=3), quantize="int8")), "rows of 60 are no whole blocks"
+    assert not most_tokens(build(replace(SMALL, d_model=192, n_heads=2))), "heads of 96"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -104,7 +104,7 @@ def test_the_engine_answers_the_same_through_it(count, has_adapter, monkeypatch)
     answers = []
     monkeypatch.setattr(MPT, "is_cheap_decoded", False)
     for runs_few in (False, True):
-        monkeypatch.setattr(torch_engine, "_runs_few", lambda *_, runs=runs_few: runs)
+        monkeypatch.setattr(torch_engine, "_most_few", lambda *_, most=64 * runs_few: most)
         engine = TorchEngine(model, tokenizer, adapter, context_tokens=100, max_batch=count)
         for n, prompt in enumerate(prompts):
             drawn = Sampling(max_new_tokens=9, temperature=0.8 if n % 3 == 2 else 0.0, top_p=0.9, seed=n)
@@ -126,21 +126,39 @@ def test_a_division_fits_shared_memory_and_covers_the_tokens(most, is_four):
     for tokens in range(1, few.MOST_TOKENS + 1):
         for ins, rank in itertools.product((64, 448, 3072, 4096, 16_384), (0, 32, 64)):
             found = tiling(tokens=tokens, ins=ins, rank=rank, is_four=is_four, most_shared=most)
+            if found is None:
+                assert most == 64 * 1024
+                assert tokens > 32 if rank <= 32 else tokens > 16
+                continue
             assert found.shared_bytes(tokens=tokens, rank=rank, is_four=is_four) <= most
             assert 8 * found.token_tiles >= tokens * found.token_slots
-            assert found.threads <= 1024
+            assert 128 <= found.threads <= 1024
             assert found.blocks_at_once % found.token_slots == 0 or found.token_slots == 1
+            assert found.tokens * found.rows <= MOST_SUMS or not found.stages
 
 
-def test_what_can_never_fit_is_refused():
-    with pytest.raises(ValueError, match="64 tokens and rank 4096 need more than 65,536 bytes"):
-        tiling(tokens=64, ins=4096, rank=4096, is_four=True, most_shared=65_536)
+def test_what_can_never_fit_has_no_division():
+    assert tiling(tokens=64, ins=4096, rank=4096, is_four=True, most_shared=65_536) is None
+    assert tiling(tokens=1, ins=4096, rank=4096, is_four=True, most_shared=65_536)
+
+
+@pytest.mark.parametrize("outs", [64, 1000, 12_288, 250_880])
+@pytest.mark.parametrize("tokens", [8, 16, 64])
+def test_every_program_has_work(tokens, outs):
+    for ins, most in itertools.product((64, 448, 4096, 16_384), (1, 7, 124, 132)):
+        found = tiling(tokens=tokens, ins=ins, rank=32, is_four=True, most_shared=227 * 1024)
+        programs = found.programs_for(outs, ins, most)
+        assert 1 <= programs <= most
+        if found.stages:  # as few_staged.cu divides them
+            steps = -(-outs // found.rows) * -(-ins // 64 // (found.warps_columns * found.blocks_at_once))
+            each = -(-steps // programs)
+            assert (programs - 1) * each < steps
 
 
 @pytest.fixture
 def few_engine(monkeypatch):
     """Return what makes an engine whose steps of few tokens are ``FewTokens``'."""
-    monkeypatch.setattr(torch_engine, "_runs_few", lambda *_: True)
+    monkeypatch.setattr(torch_engine, "_most_few", lambda *_: few.MOST_TOKENS)
     monkeypatch.setattr(MPT, "is_cheap_decoded", False)
     tokenizer = Tokenizer.from_file(TOKENIZER)
     return lambda **options: TorchEngine(build(), tokenizer, context_tokens=64, **options)
@@ -191,9 +209,8 @@ def test_a_step_that_cannot_begin_ahead_costs_no_answer(few_engine, monkeypatch,
 
 def test_kernels_that_are_wrong_are_left_out(few_engine, monkeypatch, caplog):
     wanted = answer(few_engine())
-    monkeypatch.setattr(few, "_reference", lambda x, operand: torch.zeros(len(x), operand.weight.shape[0]))
     begun = steps_begun(monkeypatch)
-    monkeypatch.setattr(few, "product", lambda x, operand, out, scratch, then="store": out.fill_(1.0))
+    monkeypatch.setattr(few, "product", lambda *given: given[2].fill_(1.0))
     engine = few_engine()
     assert "is wrong on this GPU" in caplog.text
     assert answer(engine) == wanted

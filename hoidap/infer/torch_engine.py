@@ -23,14 +23,13 @@ from hoidap.infer.rows import Rows
 from hoidap.infer.sample import choose
 from hoidap.infer.stop import StopText
 from hoidap.infer.waiting import Entry, Waiting
-from hoidap.kernels.few import MOST_TOKENS
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache, cache_bytes_a_token
-from hoidap.model.few import FewTokens, Started, Workspace, is_able
+from hoidap.model.few import FewTokens, Started, Workspace, most_tokens
 from hoidap.model.mpt import MPT
 from hoidap.tokenizer import TextStream, Tokenizer
 
-_PROMPT_TOKENS_A_STEP = 8192  # where nobody is kept waiting for the next token
+_PROMPT_TOKENS_A_STEP = 2048  # where nobody is kept waiting for the next token
 _PAUSE_TOKENS = {"cuda": 512, "cpu": 128}  # of prompts read between two tokens of the answers at work
 _BESIDE_AT_LEAST, _BESIDE_AT_MOST = 16, 256  # tokens of prompts a step that are read beside the answers, and in all
 _GUESSED_BYTES_A_STEP = 2**28  # of the guesses' logits: 268 tokens of a vocabulary of 250,880
@@ -102,7 +101,8 @@ class TorchEngine:
         self._rank = max((delta.rank for _, delta in self._paths.values() if delta), default=0)
         self._few: dict[str, FewTokens] = {}
         self._workspace: Workspace | None = None  # theirs
-        self._runs_few = _runs_few(base, self._rank) and self._few_work()
+        self._most_few = _most_few(base, self._rank)  # tokens of a step of theirs
+        self._most_few *= self._most_few > 0 and self._few_work()
         self._ahead: _Ahead | None = None
         self._free = Rows(self._cache)
         self._waiting = Waiting(max_waiting)
@@ -112,8 +112,8 @@ class TorchEngine:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Prepare what the first answers would wait for, before any: on a GPU kernels and graphs, else nothing."""
-        for name in self._paths if self._runs_few else ():
-            self._network(name).warm_up(len(self._cache.lengths))
+        for name in self._paths if self._most_few else ():
+            self._network(name).warm_up(min(self._most_few, len(self._cache.lengths)))
 
     def _network(self, adapter: str) -> FewTokens:
         if adapter not in self._few:
@@ -207,8 +207,8 @@ class TorchEngine:
         """Whether prompts are read in the steps that write, which have room for them; long ones are read faster alone."""
         writing = sum(not r.unread for r in self._running.values())
         unread = sum(r.unread for r in self._running.values())
-        has_room = 0 < writing <= MOST_TOKENS - _BESIDE_AT_LEAST
-        return self._runs_few and has_room and 0 < unread <= _BESIDE_AT_MOST
+        has_room = 0 < writing <= self._most_few - _BESIDE_AT_LEAST
+        return self._most_few > 0 and has_room and 0 < unread <= _BESIDE_AT_MOST
 
     def _write(self) -> list[Piece]:
         """Make a token for every request whose prompt is read, and more where a guess was right."""
@@ -220,12 +220,12 @@ class TorchEngine:
         each = max(1, len(writing))
         most = _GUESSED_BYTES_A_STEP // (4 * self.model.config.vocab_size * each)
         reads_beside = self._reads_beside()
-        if self._runs_few:
-            room = MOST_TOKENS - _BESIDE_AT_LEAST if reads_beside else MOST_TOKENS
+        if self._most_few:
+            room = self._most_few - _BESIDE_AT_LEAST if reads_beside else self._most_few
             most = min(most, max(0, room // each - 1))
         chosen = [(r, [r.said[-1], *self._guess(r, most)]) for r in writing]
         if reads_beside:
-            chosen += self._unread(MOST_TOKENS - sum(len(tokens) for _, tokens in chosen))
+            chosen += self._unread(self._most_few - sum(len(tokens) for _, tokens in chosen))
         return self._by_adapter(chosen)
 
     def _guess(self, running: _Running, most: int) -> tuple[int, ...]:
@@ -240,8 +240,8 @@ class TorchEngine:
         pieces = []
         for name in dict.fromkeys(running.request.adapter for running, _ in chosen):
             of_name = [pair for pair in chosen if pair[0].request.adapter == name]
-            is_single = self._runs_few and all(len(tokens) == 1 for _, tokens in of_name)
-            most = MOST_TOKENS if is_single else len(of_name)
+            is_single = self._most_few > 0 and all(len(tokens) == 1 for _, tokens in of_name)
+            most = self._most_few if is_single else len(of_name)
             for at in range(0, len(of_name), most):
                 pieces += self._advance(of_name[at : at + most], name)
         return pieces
@@ -286,7 +286,7 @@ class TorchEngine:
         owners = [(r, tokens[1 : 1 + n]) for (r, tokens), count in zip(chosen, counts, strict=True) for n in range(count)]
         samplings = [r.request.sampling for r, _ in owners]
         is_greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
-        if self._runs_few and starts[-1] <= MOST_TOKENS:
+        if starts[-1] <= self._most_few:
             ids, nats, logits = self._run_few(chosen, adapter, asked, is_greedy=is_greedy)
         else:
             network, delta = self._paths[adapter]
@@ -402,9 +402,9 @@ def _light(model: MPT, adapter: Adapter | None) -> tuple[MPT, Adapter | None]:
     return decoded, adapter
 
 
-def _runs_few(model: MPT, rank: int) -> bool:
-    """Whether steps of few tokens are ``FewTokens``': its reference for the CPU is the slower there."""
-    return model.device.type == "cuda" and is_able(model, rank)
+def _most_few(model: MPT, rank: int) -> int:
+    """Return how many tokens ``FewTokens`` takes a step; 0 on the CPU, where its reference is the slower."""
+    return most_tokens(model, rank) if model.device.type == "cuda" else 0
 
 
 def _spare_bytes(device: torch.device) -> int:

@@ -1,6 +1,7 @@
 """Products of a few tokens with a quantised matrix, y = x Wᵀ + b + s · (x Aᵀ) Bᵀ, and what generating does with y.
 
-Of up to 64 tokens reading W is the work, not multiplying: the codes are read once and decoded in registers (``few.cu``).
+Of up to 64 tokens reading W is the work, not multiplying: the codes are read once and decoded in registers
+(``few_direct.cu``, ``few_staged.cu``).
 
 W's 16 levels are rounded to the activations' dtype there and scaled in float32, while ``fourbit.dequantize`` scales first
 and rounds each weight. In bfloat16 the levels are multiplied by a number for which they round well: NF4's are then within
@@ -15,11 +16,13 @@ import torch
 from torch.nn.functional import gelu, pad
 
 from hoidap.kernels import fourbit, int8
+from hoidap.kernels.few_tiling import MOST_SUMS
 from hoidap.kernels.fourbit import LEVELS, FourBitWeight
 from hoidap.kernels.int8 import Int8Weight
 
 MOST_TOKENS = 64
 RANK_STEP = 32  # a low rank is filled up with zeros to a multiple of this
+_MOST_TILES = 2**16  # of a matrix; an output layer of 250,880 has 15,680 of 16 rows
 _MOST_WRONG = 0.01  # of a product's norm, beside one in float32; bfloat16 is 0.002 away
 PARTS = 4  # in which an adapter's first product is made
 
@@ -70,31 +73,32 @@ class Cells:
 class Scratch:
     """What launches that follow each other share."""
 
-    counters: torch.Tensor  # int32 [2], zero between launches
+    counters: torch.Tensor  # int32 [2 + tiles], zero between launches
     low: torch.Tensor  # float32 [parts · N · r]
+    sums: torch.Tensor  # float32, of tiles that programs share
 
     @classmethod
     def of(cls, device: torch.device, rank: int) -> "Scratch":
         """Make room for ``MOST_TOKENS`` tokens and adapters up to ``rank``."""
         low = PARTS * MOST_TOKENS * (rank + -rank % RANK_STEP)
-        return cls(torch.zeros(2, dtype=torch.int32, device=device), torch.empty(max(1, low), device=device))
+        programs = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+        counters = torch.zeros(2 + _MOST_TILES, dtype=torch.int32, device=device)
+        return cls(counters, torch.empty(max(1, low), device=device), torch.empty(2 * programs * MOST_SUMS, device=device))
 
 
-def is_able(weight: torch.Tensor | FourBitWeight | Int8Weight, dtype: torch.dtype, rank: int = 0) -> bool:
-    """Whether there is a kernel for a matrix, activations of ``dtype`` and an adapter of ``rank``."""
+def most_tokens(weight: torch.Tensor | FourBitWeight | Int8Weight, dtype: torch.dtype, rank: int = 0) -> int:
+    """Return for how many tokens there is a kernel, for a matrix, activations of ``dtype`` and an adapter; 0 for none."""
     if not isinstance(weight, FourBitWeight | Int8Weight) or weight.shape[1] % fourbit.BLOCK:
-        return False
+        return 0
     if weight.device.type != "cuda":
-        return True
-    if dtype == torch.float32:
-        return False
-    least = 75 if dtype == torch.float16 else 80
+        return MOST_TOKENS
+    least = {torch.float16: 75, torch.bfloat16: 80}.get(dtype)
     major, minor = torch.cuda.get_device_capability(weight.device)
-    if 10 * major + minor < least or not _has_bindings():
-        return False
+    if least is None or 10 * major + minor < least or not _has_bindings():
+        return 0
     from hoidap.kernels import few_cuda
 
-    return few_cuda.fits(weight, rank + -rank % RANK_STEP)
+    return few_cuda.most_tokens(weight, rank + -rank % RANK_STEP)
 
 
 def check(operand: Operand, dtype: torch.dtype, scratch: Scratch) -> None:
@@ -105,7 +109,7 @@ def check(operand: Operand, dtype: torch.dtype, scratch: Scratch) -> None:
 
     """
     outs, ins = operand.weight.shape
-    for count in (1, MOST_TOKENS):
+    for count in (1, most_tokens(operand.weight, dtype, 0 if operand.A is None else len(operand.A))):
         x = torch.randn(count, ins, device=operand.weight.device).to(dtype)
         out = torch.empty(count, outs, device=x.device)
         product(x, operand, out, scratch)

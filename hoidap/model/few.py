@@ -16,25 +16,23 @@ from torch.nn.functional import embedding
 
 from hoidap.kernels import cached, few, int8, rows
 from hoidap.kernels.few import MOST_TOKENS, Cells, Operand, Scratch
+from hoidap.kernels.few_tiling import SIZES, size_of
 from hoidap.kernels.int8 import Int8Weight
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache
-from hoidap.model.config import LINEARS, MPTConfig
+from hoidap.model.config import LINEARS
 from hoidap.model.mpt import MPT, WTE
 
 _LEAST_SPAN = 256  # tokens of the longest row: there is a graph for this, and for each four times of it
 
 
-def is_able(model: MPT, rank: int = 0) -> bool:
-    """Whether a model can be run by ``FewTokens``, with adapters up to ``rank``."""
+def most_tokens(model: MPT, rank: int = 0) -> int:
+    """Return how many tokens at a time ``FewTokens`` can run a model with, and adapters up to ``rank``; 0 if it cannot."""
     config = model.config
+    if config.qk_ln or config.learned_pos_emb or config.head_dim not in cached.WIDTHS:
+        return 0
     linears = [f"transformer.blocks.{layer}.{linear}.weight" for layer in range(config.n_layers) for linear in LINEARS]
-    return (
-        not config.qk_ln
-        and not config.learned_pos_emb
-        and config.head_dim in cached.WIDTHS
-        and all(few.is_able(model.weights[name], model.dtype, rank) for name in linears)
-    )
+    return min(few.most_tokens(model.weights[name], model.dtype, rank) for name in linears)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Workspace:
 
 
 class FewTokens:
-    """``model`` with ``adapter`` on the rows of ``cache``; ``is_able`` has said that it can.
+    """``model`` with ``adapter`` on the rows of ``cache``; ``most_tokens`` has said that it can.
 
     The adapter is copied: what is trained afterwards is not seen. A workspace may be shared by the adapters of one cache.
     """
@@ -144,10 +142,8 @@ class FewTokens:
         It writes to the cache's first cells: nothing may be there.
         """
         with self._on_device():
-            size = 1
-            while size < 2 * most and size <= MOST_TOKENS:
+            for size in SIZES[: SIZES.index(size_of(most)) + 1]:
                 self._graph(size, min(_LEAST_SPAN, self._cache.max_tokens))
-                size *= 2
 
     def _on_device(self) -> AbstractContextManager[Any]:
         device = self._model.device
@@ -155,7 +151,7 @@ class FewTokens:
 
     @property
     def _size(self) -> int:
-        return 1 << (self._count - 1).bit_length()
+        return size_of(self._count)
 
     def _go(self) -> Started:
         span = _LEAST_SPAN
@@ -239,7 +235,7 @@ class FewTokens:
         model = self._model
         wte = model.weights[WTE]
         logits = self._shared.logits[: len(hidden)]
-        if not isinstance(wte, Int8Weight) or not few.is_able(wte, model.dtype):
+        if not isinstance(wte, Int8Weight) or few.most_tokens(wte, model.dtype) < len(hidden):
             return logits.copy_(model.logits(hidden))
         few.product(hidden, Operand.of(wte, None, model.dtype), logits, self._shared.scratch)
         return logits if model.config.logit_scale is None else logits.mul_(model.config.logit_scale)
@@ -249,7 +245,7 @@ class FewTokens:
 
         def ready(linear: str) -> Operand:
             weight = self._model.weights[f"{name}.{linear}.weight"]
-            assert not isinstance(weight, torch.Tensor)  # noqa: S101 - is_able has looked
+            assert not isinstance(weight, torch.Tensor)  # noqa: S101 - most_tokens has looked
             operand = Operand.of(weight, self._model.bias(f"{name}.{linear}"), self._model.dtype)
             delta = adapter.deltas.get(f"{name}.{linear}") if adapter else None
             return operand if delta is None else operand.with_adapter(delta.A, delta.B, delta.scale, self._model.dtype)
