@@ -17,7 +17,7 @@ from hoidap.errors import RecipeError
 
 Method = Literal["lora", "full"]
 Quantize = Literal["nf4", "fp4", "int8", "none"]
-Embedding = Literal["16-bit", "8-bit"]
+Embedding = Literal["16-bit", "8-bit", "4-bit"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Algorithm = Literal["adamw", "paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit"]
 LossOn = Literal["answer", "text"]
@@ -146,7 +146,7 @@ class Recipe:
     quantize: Quantize = "nf4"  # how the frozen base is held: 4 bits (nf4, fp4), 8 (int8: LLM.int8()) or "none"
     double_quant: bool = True  # of the 4-bit kinds: their scales in 8 bits too
     dtype: DType = "auto"  # what activations are computed in; "auto": what suits the device
-    embedding: Embedding = "16-bit"  # how the frozen embedding, which is the output layer too, is held: 16 bits or 8
+    embedding: Embedding = "16-bit"  # how the frozen embedding, which is the output layer too, is held
     memory_gb: float = 0.0  # 10⁹ bytes of the GPU that the run may take, as its driver counts; 0: what is free
     recompute: int = -1  # blocks that forget their activations and compute them again; -1: as few as fit the memory
     offload: bool = False  # what those blocks still keep, their inputs, is kept in the host's memory
@@ -163,8 +163,8 @@ class Recipe:
         _require_one(Embedding, "--embedding", self.embedding)
         _require_whole(self, {"recompute": -1}, {"recompute": "--recompute"})
         _require(0 <= self.memory_gb < math.inf, "--memory", self.memory_gb, "gigabytes, as in 15 or 15GB")
-        if self.method == "full" and self.embedding == "8-bit":
-            msg = "--method full trains the embedding too, which 8 bits do not allow; leave out --embedding 8-bit"
+        if self.method == "full" and self.embedding != "16-bit":
+            msg = f"--method full trains the embedding too, which needs 16 bits; leave out --embedding {self.embedding}"
             raise RecipeError(msg)
         if self.method == "full" and self.quantize != "none":
             msg = f"--method full trains every weight, which weights in {self.quantize} do not allow; add --quantize none"

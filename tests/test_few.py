@@ -43,7 +43,7 @@ def shifted(config, rank=5):
     {}, {"no_bias": True}, {"clip_qkv": 0.5}, {"logit_scale": 0.3}, {"alibi": False}, {"softmax_scale": 0.2},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("has_adapter", [False, True])
-@pytest.mark.parametrize("embedding", ["16-bit", "8-bit"])
+@pytest.mark.parametrize("embedding", ["16-bit", "8-bit", "4-bit"])
 @torch.no_grad()
 def test_few_tokens_have_the_logits_of_many(changed, has_adapter, embedding):
     config = replace(SMALL, **changed)

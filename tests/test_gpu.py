@@ -303,7 +303,7 @@ def test_products_of_few_tokens_with_eight_bits(count, rank):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("quantize", ["nf4", "fp4"])
-@pytest.mark.parametrize("embedding", ["16-bit", "8-bit"])
+@pytest.mark.parametrize("embedding", ["16-bit", "8-bit", "4-bit"])
 @torch.inference_mode()
 def test_the_network_for_few_tokens_has_the_logits_of_the_network_for_many(dtype, quantize, embedding):
     config = MPTConfig(d_model=256, n_heads=4, n_layers=4, vocab_size=2048, max_seq_len=1024, clip_qkv=3.0)

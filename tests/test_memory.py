@@ -84,6 +84,7 @@ def test_every_saving_saves():
     assert need(recompute=32).activations < need(recompute=16).activations
     assert need(recompute=32, offload=True).activations == 0
     assert plain.weights - need(embedding="8-bit").weights == pytest.approx(250_880 * (4096 - 4))
+    assert plain.weights - need(embedding="4-bit").weights == pytest.approx(250_880 * 4096 * (2 - 4.127 / 8))
     assert need(algorithm="adamw_8bit").adapter < plain.adapter
     assert need(accumulation=8, batch_tokens=8192).activations < need(batch_tokens=8192).activations
     assert need(quantize="nf4").weights < need(quantize="int8").weights < need(quantize="none").weights

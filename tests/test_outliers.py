@@ -8,7 +8,7 @@ from outliers import CONFIG, START, agreement, documents, follower, logits_of, o
 from tiny import CPU, tiny_adapter
 
 from hoidap.data.pack import Batch
-from hoidap.kernels import int8
+from hoidap.kernels import fourbit, int8
 from hoidap.model.adapter import new_adapter
 from hoidap.model.cache import KVCache
 from hoidap.model.checkpoint import LazyWeights, assemble, save_checkpoint
@@ -288,6 +288,27 @@ def test_an_embedding_in_eight_bits_changes_little_even_beside_outliers():
         assert same > 0.99
         assert kl < 1e-4
     assert agreement(logits_of(outlier_model(embedding="8-bit"), tokens, starts), expected)[0] > 0.99
+
+
+def test_an_embedding_in_four_bits_changes_a_few_times_as_much():
+    tokens, starts = documents()
+    held, small = outlier_model(), outlier_model(embedding="4-bit")
+    wte, original = small.weights["transformer.wte.weight"], held.tensor("transformer.wte")
+    assert isinstance(wte, fourbit.FourBitWeight)
+    relative = (fourbit.dequantize(wte, torch.float32) - original).norm() / original.norm()
+    assert 0.03 < relative < 0.12
+    same, kl = agreement(logits_of(small, tokens, starts), logits_of(held, tokens, starts))
+    assert same > 0.9
+    assert kl < 0.02
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_rows_of_a_matrix_in_four_bits_are_what_they_are_in_the_whole(double_quant):
+    weight = torch.randn(40, 448, generator=torch.Generator().manual_seed(0))  # seven blocks a row, 280 in all
+    held = fourbit.quantize(weight, double_quant=double_quant)
+    whole = fourbit.dequantize(held, torch.float32)
+    for chosen in (torch.tensor([3, 39, 3], dtype=torch.int32), slice(5, 20), slice(36, 99)):
+        assert torch.equal(fourbit.dequantize(held.rows(chosen), torch.float32), whole[chosen])
 
 
 def test_the_loss_through_an_embedding_in_eight_bits_is_that_of_what_it_stands_for():

@@ -43,7 +43,8 @@ Recompute = Annotated[
     int | None, typer.Option(help="Blocks that save memory by computing twice. [default: as few as fit the memory]")
 ]
 Embedding = Annotated[
-    str | None, typer.Option(help="Hold the frozen embedding in 16-bit or 8-bit. [default: 16-bit if it fits]")
+    str | None,
+    typer.Option(help="Hold the frozen embedding in 16-bit, 8-bit or 4-bit. [default: 16-bit if it fits, else 8-bit]"),
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Longest question with its answer. [default: what the base reads]")]
 TooLong = Annotated[

@@ -102,7 +102,8 @@ def _launch(params: _Product, operand: few.Operand, dtype: torch.dtype, then: st
     shared = chosen.shared_bytes(tokens=params.N, rank=params.rank, is_four=is_four)
     config = driver.CUlaunchConfig()
     firsts = params.parts * params.rank // 16  # programs that multiply A
-    most = max(1, chosen.programs * device.multi_processor_count - (firsts if chosen.stages else 0))
+    room = chosen.programs * device.multi_processor_count
+    most = max(room - firsts, room // 2) if chosen.stages else room  # those that multiply A end soon
     config.gridDimX, config.blockDimX = firsts + chosen.programs_for(params.outs, params.K, most), chosen.threads
     config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1
     config.sharedMemBytes = shared

@@ -71,6 +71,19 @@ class FourBitWeight:
         """Where the tensors are."""
         return self.codes.device
 
+    def rows(self, chosen: torch.Tensor | slice) -> "FourBitWeight":
+        """Return some of the rows, their absmax in float32: those that share a scale are not whole rows."""
+        outs, ins = self.shape
+        numbers = torch.arange(*chosen.indices(outs), device=self.device) if isinstance(chosen, slice) else chosen.long()
+        at = numbers[:, None] * (ins // BLOCK) + torch.arange(ins // BLOCK, device=self.device)  # of their blocks
+        absmax = self.absmax
+        if isinstance(absmax, CodedAbsmax):
+            held = absmax.levels[absmax.codes[at].int()] * absmax.scales[at // ABSMAX_BLOCK] + absmax.mean
+        else:
+            held = absmax[at]
+        codes = self.codes.view(outs, -1)[numbers]
+        return FourBitWeight(codes.flatten(), self.levels, held.flatten(), (len(numbers), ins))
+
 
 def quantize(weight: torch.Tensor, kind: Kind = "nf4", *, double_quant: bool = True) -> FourBitWeight:
     """Quantise ``weight`` [out, in]; ``out · in`` must be a multiple of 64.

@@ -60,7 +60,8 @@ def load_checkpoint(
         folder: holds ``config.json`` and the weights.
         quantize: how the linear layers of the blocks are held; the rest is always in ``dtype``.
         double_quant: whether the scales of the 4-bit kinds are in eight bits too.
-        embedding: "8-bit" holds the embedding in eight bits, a scale a row; "16-bit" in ``dtype``, whatever that is.
+        embedding: "8-bit" holds the embedding in eight bits, a scale a row; "4-bit" in NF4; "16-bit" in ``dtype``, whatever
+            that is.
         device: where the weights are put.
         dtype: what is computed in.
         watch: is told of each tensor once it is in its place: its name, how it came and how it is held.
@@ -90,8 +91,10 @@ def assemble(
     weights: dict[str, Weight] = {}
     for name, tensor in tensors:
         moved = _moved(tensor, device, quantize, double_quant=double_quant)
-        if name == WTE and embedding == "8-bit" and isinstance(moved, torch.Tensor):
-            weights[name] = int8.quantize(moved)
+        if name == WTE and embedding != "16-bit" and isinstance(moved, torch.Tensor):
+            weights[name] = (
+                int8.quantize(moved) if embedding == "8-bit" else fourbit.quantize(moved, double_quant=double_quant)
+            )
         else:
             weights[name] = _hold(name, moved, quantize, dtype, double_quant=double_quant)
         watch(name, moved if isinstance(moved, torch.Tensor) else torch.empty(moved.shape, device="meta"), weights[name])

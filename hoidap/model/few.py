@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch.nn.functional import embedding
 
-from hoidap.kernels import cached, few, int8, rows
+from hoidap.kernels import cached, few, rows
 from hoidap.kernels.few import MOST_TOKENS, Cells, Operand, Scratch
 from hoidap.kernels.few_tiling import SIZES, size_of
-from hoidap.kernels.int8 import Int8Weight
 from hoidap.model.adapter import Adapter
 from hoidap.model.cache import KVCache
 from hoidap.model.config import LINEARS
+from hoidap.model.linear import dequantized
 from hoidap.model.mpt import MPT, WTE
 
 _LEAST_SPAN = 256  # tokens of the longest row: there is a graph for this, and for each four times of it
@@ -95,6 +95,8 @@ class FewTokens:
         self._model = model
         self._cache = cache
         self._blocks = [self._ready(layer, adapter) for layer in range(model.config.n_layers)]
+        wte = model.weights[WTE]
+        self._head = None if isinstance(wte, torch.Tensor) else Operand.of(wte, None, model.dtype)
         self._shared = workspace or Workspace(model, cache, adapter.rank if adapter else 0)
         self._graphs: dict[tuple[int, int], Callable[[], torch.Tensor]] = {}
         self._count = self._longest = 0  # of the last step: tokens, and the longest row
@@ -224,20 +226,19 @@ class FewTokens:
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         model = self._model
         wte = model.weights[WTE]
-        if isinstance(wte, Int8Weight):
-            return int8.dequantize(wte.rows(tokens.long()), model.dtype).to(model.stream_dtype)
-        return embedding(tokens, model.tensor("transformer.wte")).to(model.stream_dtype)
+        if isinstance(wte, torch.Tensor):
+            return embedding(tokens, wte).to(model.stream_dtype)
+        return dequantized(wte.rows(tokens.long()), model.dtype).to(model.stream_dtype)
 
     def _norm(self, x: torch.Tensor, module: str, out: torch.Tensor) -> None:
         rows.norm(x, self._model.tensor(module), self._model.bias(module), out)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        model = self._model
-        wte = model.weights[WTE]
+        model, head = self._model, self._head
         logits = self._shared.logits[: len(hidden)]
-        if not isinstance(wte, Int8Weight) or few.most_tokens(wte, model.dtype) < len(hidden):
+        if head is None or few.most_tokens(head.weight, model.dtype) < len(hidden):
             return logits.copy_(model.logits(hidden))
-        few.product(hidden, Operand.of(wte, None, model.dtype), logits, self._shared.scratch)
+        few.product(hidden, head, logits, self._shared.scratch)
         return logits if model.config.logit_scale is None else logits.mul_(model.config.logit_scale)
 
     def _ready(self, layer: int, adapter: Adapter | None) -> _Block:

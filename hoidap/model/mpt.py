@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _EPSILON = 1e-5  # of every layer norm
 _DECODED_BYTES = 2**29  # of matrices held decoded on the CPU
-DECODED_ROWS = 16_384  # of an embedding in eight bits, decoded at once: 128 MB of 7B5's
+DECODED_ROWS = 16_384  # of an embedding in eight or four bits, decoded at once: 128 MB of 7B5's
 WTE = "transformer.wte.weight"  # the embedding, which is the output layer too
 
 
@@ -129,7 +129,7 @@ class MPT:
     def head(self) -> Iterator[torch.Tensor]:
         """Yield the output layer, the embedding (tied), in pieces of whole rows: one, unless it has to be decoded."""
         wte = self.weights[WTE]
-        if not isinstance(wte, Int8Weight):
+        if isinstance(wte, torch.Tensor):
             yield self.tensor("transformer.wte")
             return
         for begin in range(0, wte.shape[0], DECODED_ROWS):
@@ -233,10 +233,10 @@ class MPT:
 
     def _embed(self, tokens: torch.Tensor, lengths: Sequence[int], past: Sequence[int]) -> torch.Tensor:
         wte = self.weights[WTE]
-        if isinstance(wte, Int8Weight):
-            x = dequantized(wte.rows(tokens), self.dtype).to(self.stream_dtype)  # [T, d]
+        if isinstance(wte, torch.Tensor):
+            x = embedding(tokens, self.tensor("transformer.wte")).to(self.stream_dtype)  # [T, d]
         else:
-            x = embedding(tokens, self.tensor("transformer.wte")).to(self.stream_dtype)
+            x = dequantized(wte.rows(tokens), self.dtype).to(self.stream_dtype)
         if self.config.learned_pos_emb:
             spans = zip(past, lengths, strict=True)
             positions = [place for old, new in spans for place in range(old, old + new)]

@@ -56,7 +56,8 @@ def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, 
     stream = 2 if dtype == torch.bfloat16 else 4
     linear, sides = _matrices(config)
     scales = (0.127 if recipe.double_quant else 0.5) / 8 if recipe.quantize in ("nf4", "fp4") else 0
-    embedding = config.vocab_size * (d + 4 if recipe.embedding == "8-bit" else size * d)
+    four_bit = (4 + (0.127 if recipe.double_quant else 0.5)) / 8  # bytes a weight
+    embedding = config.vocab_size * {"16-bit": size * d, "8-bit": d + 4, "4-bit": four_bit * d}[recipe.embedding]
     weights = linear * (_WEIGHT_BYTES.get(recipe.quantize, size) + scales) + embedding
     adapter = rank * sides * (4 + 4 + (4 if passes > 1 else 0) + _STATE_BYTES[recipe.optimizer.algorithm])
     kept = blocks.bytes_kept(config, rank, stream) * size / 2 * _kept_by_autograd(config, recipe, dtype)
@@ -66,7 +67,7 @@ def reckon(config: MPTConfig, recipe: Recipe, dtype: torch.dtype, longest: int, 
     # Chips without bfloat16 attend over padded documents, at lengths of the baselines' twice the tokens.
     padded = size * (2.2 * tokens * 7 * d + 3 * config.n_heads * longest**2) if dtype != torch.bfloat16 else 0
     logits = min(CHUNK_BYTES, 4 * tokens * config.vocab_size) * 2 + 3 * 4 * tokens * d
-    if recipe.embedding == "8-bit":
+    if recipe.embedding != "16-bit":
         logits += size * min(config.vocab_size, DECODED_ROWS) * d
     decoded = 1.5 * blocks.bytes_decoded(config, rank) * size / 2
     return Need(weights, adapter, activations, max(tokens * work + padded + decoded, logits))
