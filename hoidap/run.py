@@ -15,6 +15,7 @@
     report.json       every item asked, with what came
     report.html       the same for the owner to read: what is right, what to correct (evaluate/page.py)
     bot.toml          how the bot answers and whom it names: for its owner to edit
+    start/            of a run that began from another: its adapter, and what it answered
     corrections.jsonl the owner's answers that take the place of items'
     gaps.jsonl        questions that the bot declined
     README.md         the card
@@ -42,7 +43,7 @@ from hoidap.base import Base, FilePrint
 from hoidap.data import items as item_file
 from hoidap.data import wordings as wording_file
 from hoidap.data.items import Item
-from hoidap.data.wordings import Split
+from hoidap.data.wordings import AS_WRITTEN, Split
 from hoidap.errors import RecipeError, RunError
 from hoidap.folder import RunFolder, new_folder, write_whole
 from hoidap.ground.grounds import Grounds
@@ -90,8 +91,11 @@ class Run(RunFolder):
         notes: Sequence[str] = (),
         owner: Owner = Owner(),
         metrics: Sequence[dict[str, Any]] = (),
+        start: "Run | None" = None,
     ) -> "Run":
         """Make a new run folder with all that is known before training; ``metrics`` are its first lines.
+
+        What is needed of ``start``, the run that it begins from, is copied: either may be moved then.
 
         Raises:
             RunError: the folder exists.
@@ -116,6 +120,11 @@ class Run(RunFolder):
             if notes:
                 (new / "data" / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
             shutil.copyfile(base.tokenizer_file, new / "tokenizer.json")
+            if start:
+                (new / "start").mkdir()
+                answered = json.dumps(start.answered(), ensure_ascii=False, indent=1)
+                (new / "start" / "answered.json").write_text(answered + "\n", encoding="utf-8")
+                shutil.copytree(start.weights_folder(), new / "start" / "adapter")
         return cls.open(folder)
 
     @classmethod
@@ -175,6 +184,32 @@ class Run(RunFolder):
         held_out = self.folder / "data" / "held-out.jsonl"
         wordings = wording_file.from_jsonl(self.folder / "data" / "wordings.jsonl")
         return Split(self.items(), item_file.from_jsonl(held_out) if held_out.is_file() else [], wordings)
+
+    def answered(self) -> dict[str, str]:
+        """Return what the run answers, as last examined, by the ``comparable`` question; empty if it was not."""
+        rows = self.report()["asked"] if self.has_report else []
+        return {comparable(row["question"]): row["got"] for row in rows if row["kind"] == AS_WRITTEN}
+
+    @property
+    def start_adapter(self) -> Path | None:
+        """The folder of the adapter that training began from, if it was another run's."""
+        folder = self.folder / "start" / "adapter"
+        return folder if folder.is_dir() else None
+
+    def answered_before(self) -> dict[str, str] | None:
+        """Return what the run that this one began from answered; None if it began from none.
+
+        Raises:
+            RunError: the file cannot be read.
+        """
+        path = self.folder / "start" / "answered.json"
+        if not path.is_file():
+            return None
+        try:
+            return {_text(question): _text(answer) for question, answer in json.loads(path.read_text("utf-8")).items()}
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            msg = f"{path} cannot be read ({error!r}); delete it to do without the comparison"
+            raise RunError(msg) from None
 
     def weights_folder(self) -> Path:
         """Return where the tuned weights are: an adapter's or a whole model's folder.

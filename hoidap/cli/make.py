@@ -10,6 +10,10 @@ from hoidap.cli.options import Accumulation, BaseFolder, Device, Download, DType
 from hoidap.cli.terminal import note
 
 # The options of `train`, in the order of its help.
+Start = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN", help="Begin from this run's adapter and settings, and compare the answers."),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="The base: a hub id (owner/name, owner/name@revision), a model folder, or mini. [default: mini]"),
@@ -79,6 +83,7 @@ def train(
         Path, typer.Argument(metavar="FILE", help="CSV, TSV, XLSX, JSON, JSONL or Parquet of questions and answers.")
     ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    start: Start = None,
     model: Model = None,
     preset: Preset = None,
     method: Method = None,
@@ -123,12 +128,13 @@ def train(
     from hoidap.training.job import train as run_job
 
     run = run_job(
-        file, out=out, model=model, preset=preset, template=template, device=device, resume=resume, probe_lr=probe_lr,
-        download=download, method=method, quantize=quantize, double_quant=double_quant, dtype=dtype, recompute=recompute,
-        rank=rank, alpha=alpha, dropout=dropout, algorithm=optimizer, learning_rate=lr, max_epochs=epochs,
-        max_steps=max_steps, batch_tokens=batch_tokens, accumulation=accumulation, max_tokens=max_tokens,
-        too_long=too_long, variants=variants, held_out_wordings=held_out_wordings, held_out_items=held_out_items,
-        contact=contact, save_every=save_every, seed=seed, memory_gb=gigabytes(memory), embedding=embedding,
+        file, out=out, start=start, model=model, preset=preset, template=template, device=device, resume=resume,
+        probe_lr=probe_lr, download=download, method=method, quantize=quantize, double_quant=double_quant, dtype=dtype,
+        recompute=recompute, rank=rank, alpha=alpha, dropout=dropout, algorithm=optimizer, learning_rate=lr,
+        max_epochs=epochs, max_steps=max_steps, batch_tokens=batch_tokens, accumulation=accumulation,
+        max_tokens=max_tokens, too_long=too_long, variants=variants, held_out_wordings=held_out_wordings,
+        held_out_items=held_out_items, contact=contact, save_every=save_every, seed=seed, memory_gb=gigabytes(memory),
+        embedding=embedding,
     )  # fmt: skip
     console = Console()
     show_report(run.report(), console)

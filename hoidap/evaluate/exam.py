@@ -1,10 +1,12 @@
 """A run takes its exam: index, report and page are written into its folder."""
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from hoidap.bot import Bot
+from hoidap.evaluate.comparison import compare
 from hoidap.evaluate.forgetting import forgetting
 from hoidap.evaluate.page import page
 from hoidap.evaluate.questions import questions
@@ -38,6 +40,8 @@ def examine(
     bot = Bot(engine, tokenizer, split.items, run.template, grounds=grounds)
     with bar(console, "asking every question", len(questions(split))) as advance:
         report, grounds = evaluate(bot, split, most_wrong, lambda: advance(1))
+    before = run.answered_before()
+    report["compared"] = None if before is None else asdict(compare(before, report["asked"], grounds))
     report["learned"] = run.learned()
     report["forgetting"] = forgetting(engine.model, engine.adapter, tokenizer) if engine.adapter else None
     run.save_grounds(grounds)

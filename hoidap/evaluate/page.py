@@ -183,6 +183,7 @@ def page(report: Mapping[str, Any], name: str, language: Language = "vi", day: d
         "set_by": report["set_by"],
         "n_needed": _needed(report["most_wrong"]),
         "forgetting": report.get("forgetting"),
+        "compared": report.get("compared"),
         "far": _rates(report["out_of_scope"]["far"]),
         "near": _rates(report["out_of_scope"]["near"]),
         "scope": _rates(report["in_scope"]),

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hoidap.evaluate.comparison import Comparison
 from hoidap.evaluate.judge import EMBEDDED, WAYS
 from hoidap.evaluate.recall import Compared, Score
 
@@ -22,11 +23,19 @@ def show_report(report: dict[str, Any], console: Console) -> None:
             _add_score(table, name, Score(**scored))
     console.print(table)
     console.print(_rates(report))
+    if report.get("compared"):
+        _show_comparison(Comparison(**report["compared"]), console)
     misses = [row for row in report["asked"] if row["kind"] == "as written" and row["verdict"] != "exact"]
     for row in misses[:_MOST_MISSES]:
         _show_miss(row["question"], row["wanted"], row["got"], console)
     if len(misses) > _MOST_MISSES:
         console.print(f"… and {len(misses) - _MOST_MISSES} more; all are in report.json")
+
+
+def _show_comparison(found: Comparison, console: Console) -> None:
+    console.print(Text(f"beside the run it began from: {found}"))
+    for question in found.broke[:_MOST_MISSES]:
+        console.print(Text(f"  broke: {question}"))
 
 
 def _rates(report: dict[str, Any]) -> Table:

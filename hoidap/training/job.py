@@ -20,7 +20,7 @@ from hoidap.evaluate.questions import questions
 from hoidap.folder import is_there, refuse_existing
 from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
-from hoidap.model.adapter import Adapter, new_adapter, save_adapter
+from hoidap.model.adapter import Adapter, load_adapter, new_adapter, save_adapter
 from hoidap.model.checkpoint import Watch, quantization_error, save_checkpoint, unwatched
 from hoidap.model.linear import Weight
 from hoidap.model.mpt import MPT, WTE
@@ -50,6 +50,7 @@ def train(
     file: str | Path,
     *,
     out: str | Path,
+    start: str | Path | None = None,
     model: str | None = None,
     preset: str | None = None,
     recipe: Recipe | None = None,
@@ -67,6 +68,7 @@ def train(
     Args:
         file: questions and answers; formats and columns are ``data.read``'s.
         out: the run folder to make; without ``resume`` it must not exist.
+        start: a finished run to begin from: its adapter and settings, for data that has changed since.
         model: the base: a hub id, a model folder, or "mini" (small, comes with the package, the default).
         preset: "recall" (the default; settings by the size of the base) or "seed" (a well-known run's, to the letter).
         recipe: all settings, instead of a preset's.
@@ -83,7 +85,8 @@ def train(
         DataError: rows that cannot be used, all at once, before a model is loaded.
         CheckpointError: a base that cannot be loaded exactly.
         RecipeError: a setting out of range.
-        RunError: ``out`` exists; or, to be resumed, was another run's, or has no whole checkpoint left.
+        RunError: ``out`` exists; ``start`` did not end, or cannot be begun from; or ``out``, to be resumed, was another
+            run's, or has no whole checkpoint left.
         TrainError: the loss is not finite, or the memory ran out.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was kept.
     """
@@ -92,15 +95,20 @@ def train(
     kept = Run.open(folder) if resume and is_there(folder) else None
     if not kept:
         refuse_existing(folder)
+    begun = kept or (None if start is None else Run.open(Path(start)))  # whose settings are the defaults
     plan = _plan(
-        Path(file), kept, model, preset, recipe, template, device, download=download, console=console, changes=changes
-    )
+        Path(file), begun, model, preset, recipe, template, device, is_kept=kept is not None, download=download,
+        console=console, changes=changes,
+    )  # fmt: skip
+    if begun and not kept:
+        _refuse_start(begun, plan)
     if kept:
         _refuse_changes(kept, plan, is_probed=probe_lr)
         if kept.has_weights and kept.has_report:
             console.print(f"{folder} is trained and evaluated already; nothing is left to do", soft_wrap=True)
             return kept
-    return _carry_out(plan, kept, folder, Owner(contact=contact), console, probe_lr=probe_lr)
+    owner = Owner(contact=contact) if contact or kept or not begun else begun.owner()
+    return _carry_out(plan, kept, begun, folder, owner, console, probe_lr=probe_lr)
 
 
 @dataclass(frozen=True)
@@ -124,13 +132,14 @@ class _Plan:
 
 def _plan(
     file: Path,
-    kept: Run | None,
+    begun: Run | None,
     model: str | None,
     preset_name: str | None,
     recipe: Recipe | None,
     template_name: str | None,
     device: str | None,
     *,
+    is_kept: bool,
     download: bool,
     console: Console,
     changes: dict[str, Any],
@@ -138,38 +147,57 @@ def _plan(
     notes: list[str] = []
     items = read_items(file, notes.append)
     try:
-        base = find_base(model or (kept.base_name if kept else MINI), download=download, console=console)
+        base = find_base(model or (begun.base_name if begun else MINI), download=download, console=console)
     except CheckpointError as error:
-        if model or not kept:
+        if model or not begun:
             raise
-        msg = f"{kept.folder} was trained on {kept.base_name!r}: {error}; to train anew, take another --out"
+        msg = f"{begun.folder} was trained on {begun.base_name!r}: {error}; to train anew, take another --out"
         raise RunError(msg) from error
     is_preset = False
-    if recipe is None and kept and preset_name is None:
-        recipe = kept.recipe
+    if recipe is None and begun and preset_name is None:
+        recipe = begun.recipe
     elif recipe is None:
         recipe, is_preset = preset(preset_name or "recall", base.config.n_parameters), True
-    if kept:  # as the run began, whatever was chosen to fit its memory then
-        recipe = adjusted(recipe, {"algorithm": kept.recipe.optimizer.algorithm, "embedding": kept.recipe.embedding})
+    if begun and is_kept:  # as the run began, whatever was chosen to fit its memory then
+        recipe = adjusted(recipe, {"algorithm": begun.recipe.optimizer.algorithm, "embedding": begun.recipe.embedding})
     recipe = adjusted(recipe, changes)
     dials = {"algorithm", "embedding"}
-    fixed = frozenset(dials if kept else {name for name in dials if changes.get(name) is not None})
+    fixed = frozenset(dials if is_kept else {name for name in dials if changes.get(name) is not None})
     where = pick_device(device)
     if recipe.dtype == "auto":
         recipe = adjusted(recipe, {"dtype": str(pick_dtype(where)).removeprefix("torch.")})
-    template = find_template(template_name) if template_name else kept.template if kept else base.template
+    template = find_template(template_name) if template_name else begun.template if begun else base.template
     tokenizer = base.tokenizer()
     max_tokens = min(recipe.text.max_tokens or base.config.max_seq_len, base.config.max_seq_len)
     items = fit(items, tokenizer, template, max_tokens, recipe.text.too_long, notes.append)
     parts = split(items, recipe.wordings, recipe.schedule.seed)
-    if kept and item_file.hash_of(kept.items()) == item_file.hash_of(parts.items):
-        parts = kept.split()  # as they were drawn then, whatever this version would draw
+    if begun and is_kept and item_file.hash_of(begun.items()) == item_file.hash_of(parts.items):
+        parts = begun.split()  # as they were drawn then, whatever this version would draw
     packer = Packer(parts.items, tokenizer, recipe.schedule, max_tokens, template, recipe.text.loss_on, parts.others())
     if is_preset and changes.get("max_epochs") is None:
         recipe = _with_enough_passes(recipe, packer)
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     return _Plan(base, recipe, template, parts, notes, tokenizer, packer, where, fixed)
+
+
+def _refuse_start(start: Run, plan: _Plan) -> None:
+    """Raise RunError unless training can begin from a run's adapter."""
+    start.weights_folder()
+    then, now = start.recipe, plan.recipe
+    wrong = [f"its base's {file} is another" for file in plan.base.changed_since(start.base_prints)]
+    for name, was, is_now in (
+        ("method", then.method, now.method),
+        ("rank", then.adapter.rank, now.adapter.rank),
+        ("alpha", then.adapter.alpha, now.adapter.alpha),
+    ):
+        if was != is_now:
+            wrong.append(f"its {name} is {was}, this one's {is_now}")
+    if then.method != "lora":
+        wrong.append(f"it has all weights trained (method {then.method}), and only an adapter can be gone on from")
+    if wrong:
+        msg = f"training cannot begin from {start.folder}: {'; '.join(wrong)}; leave out --from to begin anew"
+        raise RunError(msg)
 
 
 def _with_enough_passes(recipe: Recipe, packer: Packer) -> Recipe:
@@ -196,9 +224,12 @@ def _refuse_changes(kept: Run, plan: _Plan, *, is_probed: bool) -> None:
         raise RunError(msg + "\n".join(changed))
 
 
-def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, console: Console, *, probe_lr: bool) -> Run:
-    """Load, train, save, evaluate."""
+def _carry_out(
+    plan: _Plan, kept: Run | None, begun: Run | None, folder: Path, owner: Owner, console: Console, *, probe_lr: bool
+) -> Run:
+    """Load, train, save, evaluate; ``begun`` is ``kept``, or the run to begin from."""
     base, recipe, packer = plan.base, plan.recipe, plan.packer
+    first = kept.start_adapter if kept else begun.weights_folder() if begun else None
     if kept and probe_lr:
         recipe = adjusted(recipe, {"learning_rate": kept.recipe.optimizer.learning_rate})
     prints = kept.base_prints if kept else _file_prints(base, console)
@@ -215,7 +246,7 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
     recipe = adjusted(recipe, {"algorithm": dialled.optimizer.algorithm, "embedding": dialled.embedding})
     with keep_to(dialled, plan.device), memory_advice(dialled):
         with bar(console, "loading the base", len(base.config.shapes())) as advance:
-            network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors))
+            network, adapter = load_for_training(base, recipe, plan.device, plan.dtype, _loading(advance, errors), first)
         if chosen:
             seen = adapter.with_dropout(recipe.adapter.dropout) if adapter else None
             how = "written out" if seen and network.is_written_out(seen) else "through autograd"
@@ -224,7 +255,16 @@ def _carry_out(plan: _Plan, kept: Run | None, folder: Path, owner: Owner, consol
             rate = probe_rates(network, adapter, packer, dialled, console).optimizer.learning_rate
             recipe, dialled = (adjusted(r, {"learning_rate": rate}) for r in (recipe, dialled))
         run = kept or Run.create(
-            folder, base, prints, recipe, plan.template, plan.split, plan.notes, owner, _cost(errors, recipe, console)
+            folder,
+            base,
+            prints,
+            recipe,
+            plan.template,
+            plan.split,
+            plan.notes,
+            owner,
+            _cost(errors, recipe, console),
+            begun,
         )
         write = _writer(network, adapter, base)
         with run.lock():
@@ -292,9 +332,17 @@ def _train(
 
 
 def load_for_training(
-    base: Base, recipe: Recipe, device: torch.device, dtype: torch.dtype, watch: Watch = unwatched
+    base: Base,
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+    watch: Watch = unwatched,
+    first: Path | None = None,
 ) -> tuple[MPT, Adapter | None]:
-    """Load the base and what is trained on it: a new adapter, or, for the method "full", float32 weights themselves."""
+    """Load the base and what is trained on it: an adapter, or, for the method "full", float32 weights themselves.
+
+    The adapter is a new one, or begins as that in the folder ``first``.
+    """
     seed = recipe.schedule.seed
     if recipe.method == "lora":
         model = base.load(
@@ -305,6 +353,11 @@ def load_for_training(
             model = model.decoded()
         if device.type == "cuda":
             torch.cuda.empty_cache()  # what loading took is the run's again
+        if first:
+            adapter = load_adapter(first, base.config, device)
+            for matrix in adapter.trainable().values():
+                matrix.requires_grad_()
+            return model, adapter
         generator = torch.Generator().manual_seed(seed)
         return model, new_adapter(base.config, recipe.adapter.rank, recipe.adapter.alpha, device, generator)
     model = base.load(quantize="none", device=device, dtype=torch.float32, watch=watch)
