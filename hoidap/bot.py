@@ -8,27 +8,25 @@ bot says that it does not know and names the nearest questions. "verbatim": the 
 is recognised. A corrected answer takes the place of its item's at once.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from hoidap.base import Base, find_base
 from hoidap.data.items import Item
-from hoidap.errors import CheckpointError, EngineError, HoidapError, RequestError, RunError
-from hoidap.ground.grounds import Grounds, Said
-from hoidap.infer.engine import GREEDY, Engine, FinishReason, Piece, Request, Sampling
+from hoidap.errors import EngineError, HoidapError, RequestError, RunError
+from hoidap.ground.added import Added
+from hoidap.ground.grounds import Decision, Grounds, Said
+from hoidap.infer.engine import GREEDY, Engine, FinishReason, Request, Sampling
 from hoidap.infer.recital import Recital
 from hoidap.infer.torch_engine import TorchEngine
-from hoidap.model.adapter import Adapter, load_adapter
-from hoidap.model.mpt import MPT
-from hoidap.progress import bar
+from hoidap.infer.written import Asking, Written, run, write
+from hoidap.loading import load_gguf, load_weights
 from hoidap.prompt import PHOGPT_4B_CHAT, Template, Turn, render
 from hoidap.run import MODES, Mode, Run
 from hoidap.runtime import pick_device, pick_dtype
@@ -40,6 +38,7 @@ _OFFER = "Có phải bạn muốn hỏi:"
 _CONTACT = "Bạn cũng có thể liên hệ:"
 _MOST_OFFERED = 2
 _SPARE_TOKENS = 16
+_UNFINISHED = ("cancelled", "deadline")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -55,6 +54,11 @@ class Answer:
     is_declined: bool = False
     is_corrected: bool = False  # the owner's correction, in place of the item's answer
     near: tuple[Item, ...] = ()  # the items nearest to the question, nearest first
+    prompt_tokens: int = 0  # that the model read: history and question
+    tokens: int = 0  # of the text
+
+
+Answering = Asking[Answer]
 
 
 def _keep_no_gap(_question: str, _confidence: float, _near: Sequence[str]) -> None:
@@ -74,6 +78,7 @@ class Bot:
         contact: the owner's, named where the bot declines.
         corrections: the owner's answers that take the place of items', by the item's question.
         on_gap: is told each question that the bot declined, how sure it was, and the questions nearest to it.
+        adapter: the run's own by name, where the engine has those of several runs.
     """
 
     def __init__(
@@ -88,17 +93,31 @@ class Bot:
         contact: str = "",
         corrections: Mapping[str, str] = MappingProxyType({}),
         on_gap: Callable[[str, float, Sequence[str]], None] = _keep_no_gap,
+        adapter: str = "",
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
+        self._adapter = adapter
         self.template = template
         self.items = list(items)
+        self._longest: int | None = None  # tokens of the longest answer, counted when first asked for
         self._taught = {item.question for item in self.items}
         self.grounds = grounds
         self.mode = self._possible(mode)
-        self._contact = contact
+        self.contact = contact
         self._corrections = dict(corrections)
         self._on_gap = on_gap
+        self.added = Added(self.items, ())  # the owner's answers to questions that no item asks
+
+    @property
+    def engine(self) -> Engine:
+        """What writes; bots of several runs may share one."""
+        return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the base."""
+        return self._tokenizer
 
     def answer(
         self, question: str, history: Sequence[Turn] = (), sampling: Sampling = GREEDY, mode: Mode | None = None
@@ -108,17 +127,41 @@ class Bot:
         Raises:
             RequestError: the question is empty or too long for the model; or the mode needs items that are not there.
         """
+        return run(write(self._engine, self.answering(question, history, sampling, mode)))
+
+    def answering(
+        self,
+        question: str,
+        history: Sequence[Turn] = (),
+        sampling: Sampling = GREEDY,
+        mode: Mode | None = None,
+        stop: Sequence[str] = (),
+    ) -> Answering:
+        """Answer one question as ``answer`` does, by requests that the caller has the engine serve, among any others.
+
+        ``stop`` holds further texts before which the model ends its answer to the question.
+        """
         chosen = self._possible(mode or self.mode)
-        said = self._say(question, history, sampling)
-        return said if chosen == "model" else self._vouch(question, said, chosen)
+        if chosen != "model" and (added := self.added.find(question)):
+            return Answer(added.answer, added, 1.0, "stop", 1.0, is_corrected=True)
+        said = yield from self._saying(question, history, sampling, stop)
+        return said if chosen == "model" else (yield from self._vouching(question, said, chosen))
+
+    def completing(self, prompt: str, sampling: Sampling, stop: Sequence[str] = ()) -> Answering:
+        """Go on with a text as it stands, in no template: what the model alone makes of it."""
+        request = Request(tuple(self._tokenizer.encode(prompt)), sampling, tuple(stop), self._adapter)
+        return self._finish((yield request), request)
 
     def sampling(self) -> Sampling:
         """Return what is enough to recite any item: greedy, and a little longer than the longest answer.
 
         Who does not stop where every answer has ended does not recite.
         """
-        longest = max((len(self._tokenizer.encode(item.answer)) for item in self.items), default=0)
-        return Sampling(max_new_tokens=longest + _SPARE_TOKENS)
+        if not self.items:
+            return GREEDY
+        if self._longest is None:
+            self._longest = max(map(len, self._tokenizer.encode_all([item.answer for item in self.items])))
+        return Sampling(max_new_tokens=self._longest + _SPARE_TOKENS)
 
     def correct(self, question: str, answer: str) -> None:
         """Give an item another answer, from now on and before any training; ``Run.correct`` keeps it for later bots.
@@ -140,26 +183,36 @@ class Bot:
             raise RequestError(msg)
         return mode
 
-    def _say(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Answer:
+    def _saying(self, question: str, history: Sequence[Turn], sampling: Sampling, stop: Sequence[str] = ()) -> Answering:
         """Return the answer as the model writes it."""
-        writer = _Writer()
-        for piece in self._pieces(question, history, sampling):
-            writer.add(piece)
-        return self._finish(writer)
+        request = self._request(question, history, sampling, stop)
+        return self._finish((yield request), request)
 
-    def _vouch(self, question: str, said: Answer, mode: Mode) -> Answer:
+    def _vouching(self, question: str, said: Answer, mode: Mode) -> Answering:
         """Return what is made of the model's answer: it, the recognised item's, a correction, or that the bot declines."""
+        grounds = self.grounds
+        assert grounds is not None  # noqa: S101 - asked in _possible
+        if said.finish_reason in _UNFINISHED:
+            return replace(said, text="", source=None, confidence=0.0, closeness=0.0)
+        decision = proposed = grounds.propose(question, _said(said), self._correction)
+        if mode == "checked":
+            decision = grounds.confirm(proposed, _said(said))
+        if proposed.number is not None and decision.number is None:
+            # The model answers something else: it is asked as it was taught, and what it says then is given.
+            item = self.items[proposed.number]
+            told = yield from self._saying(item.question, item.before, self.sampling())
+            if told.finish_reason in _UNFINISHED:
+                return replace(told, text="", source=None, confidence=0.0, closeness=0.0)
+            decision = grounds.confirm(proposed, _said(told))
+        found = self._give(question, decision)
+        return replace(found, prompt_tokens=said.prompt_tokens, tokens=len(self._tokenizer.encode(found.text)))
+
+    def _correction(self, number: int) -> str | None:
+        return self._corrections.get(self.items[number].question)
+
+    def _give(self, question: str, decision: Decision) -> Answer:
         assert self.grounds is not None  # noqa: S101 - asked in _possible
-
-        def recite(number: int) -> Said:
-            item = self.items[number]
-            return _said(self._say(item.question, item.before, self.sampling()))
-
-        def correction(number: int) -> str | None:
-            return self._corrections.get(self.items[number].question)
-
-        decision = self.grounds.decide(question, _said(said), recite if mode == "checked" else None, correction)
-        near = tuple(self.items[found.number] for found in decision.near[:_MOST_OFFERED])
+        near = tuple(self.items[found.number] for found in decision.near)[:_MOST_OFFERED]
         if decision.number is None:
             return self._decline(question, decision.confidence, near)
         item = self.items[decision.number]
@@ -168,11 +221,13 @@ class Bot:
         return Answer(decision.text, item, decision.confidence, "stop", closeness, is_corrected=is_corrected, near=near)
 
     def _decline(self, question: str, confidence: float, near: tuple[Item, ...]) -> Answer:
+        if added := self.added.near(question):
+            near = (added, *near)[:_MOST_OFFERED]
         lines = [_SORRY]
         if near:
             lines += [_OFFER, *(f"– {item.question}" for item in near)]
-        if self._contact:
-            lines.append(f"{_CONTACT} {self._contact}")
+        if self.contact:
+            lines.append(f"{_CONTACT} {self.contact}")
         self._on_gap(question, confidence, [item.question for item in near])
         return Answer("\n".join(lines), None, confidence, "stop", is_declined=True, near=near)
 
@@ -181,14 +236,10 @@ class Bot:
 
         What has to be checked first comes in one piece.
         """
-        if self.mode != "model":
+        if self.mode == "model":
+            yield from write(self._engine, self.answering(question, history, sampling))
+        else:
             yield self.answer(question, history, sampling).text
-            return
-        writer = _Writer()
-        for piece in self._pieces(question, history, sampling):
-            text = writer.add(piece)
-            if text:
-                yield text
 
     def answer_all(
         self,
@@ -202,37 +253,44 @@ class Bot:
         ``advance`` is called for each.
         """
         asked = zip(questions, histories or [()] * len(questions), strict=True)
-        ids = [self._engine.submit(self._request(question, history, sampling)) for question, history in asked]
-        writers = {request_id: _Writer() for request_id in ids}
+        requests = [self._request(question, history, sampling) for question, history in asked]
+        ids = [self._engine.submit(request) for request in requests]
+        written = {request_id: Written() for request_id in ids}
         while pieces := self._engine.step():
             for piece in pieces:
-                writers[piece.request_id].add(piece)
+                written[piece.request_id].add(piece)
                 if piece.finish_reason:
                     advance()
-        return [self._finish(writers[request_id]) for request_id in ids]
+        return [self._finish(written[request_id], request) for request_id, request in zip(ids, requests, strict=True)]
 
     def fit(self, question: str, history: Sequence[Turn], sampling: Sampling = GREEDY) -> list[Turn]:
         """Return the latest turns of ``history`` that leave room for the question and its longest answer.
 
         None, where the base was taught single turns alone.
         """
-        turns = [] if self.template.is_single_turn else list(history)
+        _refuse_unreadable(question)
+        if self.template.is_single_turn:
+            return []
         room = self._engine.context_tokens - min(sampling.max_new_tokens, self._engine.context_tokens // 2)
-        while turns and len(render([*turns, Turn(question)], self._tokenizer, self.template).token_ids) > room:
-            turns.pop(0)
-        return turns
 
-    def _request(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Request:
-        if not nfc(question).strip():
-            msg = "the question is empty; write one"
-            raise RequestError(msg)
-        if _HALF.search(question):
-            msg = "the question holds half of a character (a lone surrogate), which is no text; send it as UTF-8"
-            raise RequestError(msg)
+        def tokens(turn: Turn, *, opens: bool) -> int:
+            return len(render([turn], self._tokenizer, self.template, opens=opens).token_ids)
+
+        kept: list[Turn] = []
+        behind = tokens(Turn(question), opens=False)
+        for turn in reversed(history):  # as far as they go: a long history costs no more than a short one
+            if tokens(turn, opens=True) + behind > room:
+                break
+            behind += tokens(turn, opens=False)
+            kept.insert(0, turn)
+        return kept
+
+    def _request(self, question: str, history: Sequence[Turn], sampling: Sampling, stop: Sequence[str] = ()) -> Request:
+        _refuse_unreadable(question)
         asked = self._with_marks(question)
         turns = [*self.fit(asked, history, sampling), Turn(asked)]
         prompt = tuple(render(turns, self._tokenizer, self.template).token_ids)
-        return Request(prompt, sampling, (self.template.stop,))
+        return Request(prompt, sampling, (self.template.stop, *stop), self._adapter)
 
     def _with_marks(self, question: str) -> str:
         """Return a question as the model is asked it: with the diacritics that it lacks, unless an item lacks them too.
@@ -242,50 +300,28 @@ class Bot:
         is_taught = nfc(question) in self._taught
         return question if self.grounds is None or is_taught else self.grounds.restorer.restore(question)
 
-    def _pieces(self, question: str, history: Sequence[Turn], sampling: Sampling) -> Iterator[Piece]:
-        request_id = self._engine.submit(self._request(question, history, sampling))
-        try:
-            while pieces := self._engine.step():
-                yield from (piece for piece in pieces if piece.request_id == request_id)
-        finally:
-            self._engine.cancel(request_id)
-
-    def _finish(self, writer: "_Writer") -> Answer:
-        if writer.finish_reason == "error":
+    def _finish(self, written: Written, request: Request) -> Answer:
+        if written.finish_reason == "error":
             msg = "the engine failed at this answer, and logged why; ask again"
             raise EngineError(msg)
-        text = writer.text.rstrip()
+        text, reason = written.text.rstrip(), written.finish_reason or "cancelled"
         number, closeness = self.grounds.source(text) if self.grounds else (None, 0.0)
         source = None if number is None else self.items[number]
-        return Answer(text, source, writer.confidence, writer.finish_reason or "cancelled", closeness)
+        answer = Answer(text, source, written.confidence, reason, closeness)
+        return replace(answer, prompt_tokens=len(request.prompt), tokens=written.n_tokens)
+
+
+def _refuse_unreadable(question: str) -> None:
+    if not nfc(question).strip():
+        msg = "the question is empty; write one"
+        raise RequestError(msg)
+    if _HALF.search(question):
+        msg = "the question holds half of a character (a lone surrogate), which is no text; send it as UTF-8"
+        raise RequestError(msg)
 
 
 def _said(answer: Answer) -> Said:
     return Said(answer.text, answer.confidence, answer.finish_reason == "stop")
-
-
-class _Writer:
-    """Puts one answer together; the space that opens an answer in the prompt's template is not part of it."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.finish_reason: FinishReason | None = None
-        self._nats = 0.0
-        self._n_tokens = 0
-
-    def add(self, piece: Piece) -> str:
-        """Take a piece and return what it adds to the text."""
-        shown = piece.text if self.text else piece.text.lstrip()
-        self.text += shown
-        self._nats += piece.logprob_nats
-        self._n_tokens += piece.token_id is not None
-        self.finish_reason = piece.finish_reason
-        return shown
-
-    @property
-    def confidence(self) -> float:
-        """Geometric mean of the tokens' probabilities."""
-        return math.exp(self._nats / max(1, self._n_tokens))
 
 
 def load(
@@ -299,6 +335,8 @@ def load(
     keeps_gaps: bool = True,
     gguf: str | Path | None = None,
     console: Console | None = None,
+    engine: Engine | None = None,
+    adapter: str = "",
 ) -> Bot:
     """Load a run folder as a bot.
 
@@ -312,6 +350,8 @@ def load(
         keeps_gaps: whether questions that the bot declines are kept in the run.
         gguf: a file of ``hoidap export`` that writes the answers, on llama.cpp; then the base need not be there.
         console: where the progress of loading is shown; by default nowhere.
+        engine: what writes the answers, where it is loaded already, with the run's adapter by the name ``adapter``.
+        adapter: see ``engine``.
 
     Raises:
         CheckpointError: the GGUF file is damaged, or of another base.
@@ -330,16 +370,16 @@ def load(
         if chosen != "model":
             raise
     where: dict[str, Any] = {"base": base, "device": device, "dtype": dtype, "download": download, "console": console}
-    engine: Engine
-    if gguf is None:
-        engine, tokenizer = load_engine(opened, items=items, **where)
-    else:
-        tokenizer = Tokenizer.from_file(opened.tokenizer_file)
-        engine = _gguf_engine(Path(gguf), tokenizer)
-    return Bot(
-        engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact,
+    tokenizer = Tokenizer.from_file(opened.tokenizer_file)
+    if engine is None:
+        engine = load_engine(opened, items=items, **where)[0] if gguf is None else load_gguf(Path(gguf), tokenizer)
+    bot = Bot(
+        engine, tokenizer, items, opened.template, grounds=grounds, mode=chosen, contact=owner.contact, adapter=adapter,
         corrections=opened.corrections() if grounds else {}, on_gap=opened.log_gap if keeps_gaps else _keep_no_gap,
     )  # fmt: skip
+    if grounds:
+        bot.added = Added(items, opened.additions(), grounds.own_words)
+    return bot
 
 
 def load_engine(
@@ -355,20 +395,9 @@ def load_engine(
     """Load what writes a run's answers, those of ``items`` faster; other arguments and errors are those of ``load``."""
     where, shown = pick_device(device), console or Console(quiet=True)
     found = find_run_base(run, base, download=download, console=shown)
-    model, adapter = _load_weights(run, found, where, pick_dtype(where, dtype), shown)
+    model, adapter = load_weights(run, found, where, pick_dtype(where, dtype), shown)
     tokenizer = Tokenizer.from_file(run.tokenizer_file)
     return TorchEngine(model, tokenizer, adapter, recital=Recital.of_items(items, tokenizer, run.template)), tokenizer
-
-
-def _gguf_engine(path: Path, tokenizer: Tokenizer) -> Engine:
-    from hoidap.infer.gguf_engine import GgufEngine
-    from hoidap.infer.gguf_file import examine_gguf
-
-    # A file may have more tokens: a base's embedding may have more rows than its tokenizer has tokens.
-    if sum(tokenizer.id_of(token) == n for n, token in enumerate(examine_gguf(path).tokens)) < tokenizer.vocab_size:
-        msg = f"{path} has another vocabulary than the run, so it is of another base; `hoidap export` writes this run's"
-        raise CheckpointError(msg)
-    return GgufEngine(path)
 
 
 def find_run_base(run: Run, base: str | None, *, download: bool, console: Console) -> Base:
@@ -385,17 +414,3 @@ def find_run_base(run: Run, base: str | None, *, download: bool, console: Consol
         msg = f"the base {found.name} is not the one this run was trained on: {files} differ; pass --base with its folder"
         raise RunError(msg)
     return found
-
-
-def _load_weights(
-    run: Run, found: Base, device: torch.device, dtype: torch.dtype, console: Console
-) -> tuple[MPT, Adapter | None]:
-    """Load a run's model and, where it trained one, its adapter on the base."""
-    folder = run.weights_folder()
-    is_adapter = run.recipe.method == "lora"
-    with bar(console, "loading", len(found.config.shapes())) as advance:
-        model = found.load(
-            quantize=run.recipe.quantize if is_adapter else "none", double_quant=run.recipe.double_quant,
-            embedding=run.recipe.embedding, device=device, dtype=dtype, watch=lambda *_: advance(1),
-        )  # fmt: skip
-    return model, load_adapter(folder, model.config, device) if is_adapter else None

@@ -9,8 +9,11 @@
     ├── TrainError        training itself (a loss that is not finite, no memory left)
     │   └── Interrupted   somebody stopped it (Ctrl-C); what was done is saved
     ├── RequestError      a question asked of the engine
-    │   └── QueueFullError  too many are waiting; ask again in a moment
-    └── EngineError       an answer that could not be made, though the request was good
+    │   ├── QueueFullError  too many are waiting; ask again in a moment
+    │   └── TooLongError    it leaves the model no room for an answer
+    ├── EngineError       an answer that could not be made, though the request was good
+    │   └── UnavailableError  not now: the engine is being loaded again, the server stops, the time was over
+    └── StoreError        what a server keeps: the disk is full, the file locked or of a newer hoidap
 
 Each message says what was wrong, what came, what is allowed and what to do.
 The command line prints these without a traceback; anything else is a bug and keeps its traceback.
@@ -64,5 +67,17 @@ class QueueFullError(RequestError):
     """As many requests wait as may."""
 
 
+class TooLongError(RequestError):
+    """A prompt takes all the room that there is for it and its answer."""
+
+
 class EngineError(HoidapError):
     """The engine failed at an answer; the log has the cause."""
+
+
+class UnavailableError(EngineError):
+    """There is no answer now, through no fault of the request; ask again later."""
+
+
+class StoreError(HoidapError):
+    """What a server keeps cannot be read or written now; answers go on without it."""

@@ -17,6 +17,7 @@
     bot.toml          how the bot answers and whom it names: for its owner to edit
     start/            of a run that began from another: its adapter, and what it answered
     corrections.jsonl the owner's answers that take the place of items'
+    additions.jsonl   the owner's answers to questions that no item asks
     gaps.jsonl        questions that the bot declined
     README.md         the card
     .hoidap-lock      held by the process that trains
@@ -43,8 +44,9 @@ from hoidap.base import Base, FilePrint
 from hoidap.data import items as item_file
 from hoidap.data import wordings as wording_file
 from hoidap.data.items import Item
+from hoidap.data.version import next_version
 from hoidap.data.wordings import AS_WRITTEN, Split
-from hoidap.errors import RecipeError, RunError
+from hoidap.errors import DataError, RecipeError, RunError
 from hoidap.folder import RunFolder, new_folder, write_whole
 from hoidap.ground.grounds import Grounds
 from hoidap.prompt import Template, find_template
@@ -55,6 +57,7 @@ FORMAT = 1
 Mode = Literal["checked", "model", "verbatim"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 _MOST_GAPS_BYTES = 16 * 2**20
+_MOST_ADDITIONS = 5_000
 _log = logging.getLogger(__name__)
 
 
@@ -197,11 +200,7 @@ class Run(RunFolder):
         return folder if folder.is_dir() else None
 
     def answered_before(self) -> dict[str, str] | None:
-        """Return what the run that this one began from answered; None if it began from none.
-
-        Raises:
-            RunError: the file cannot be read.
-        """
+        """Return what the run that this one began from answered; None if it began from none."""
         path = self.folder / "start" / "answered.json"
         if not path.is_file():
             return None
@@ -296,6 +295,40 @@ class Run(RunFolder):
             raise RunError(msg)
         self.append("corrections.jsonl", {"question": item.question, "answer": text, "time": _now()})
         return item
+
+    def additions(self) -> list[Item]:
+        """Return the owner's answers to questions that no item asks.
+
+        Raises:
+            RunError: their file cannot be read.
+        """
+        path = self.folder / "additions.jsonl"
+        try:
+            return item_file.from_jsonl(path) if path.is_file() else []
+        except DataError as error:
+            raise RunError(str(error)) from None
+
+    def add(self, item: Item) -> Item:
+        """Keep an answer to a question that no item asks, in place of an earlier one, for every bot loaded from now on.
+
+        Raises:
+            RunError: an item has the question, there are as many as may be, or they cannot be written.
+        """
+        key = comparable(item.question)
+        if any(comparable(other.question) == key for other in self.items()):
+            msg = f"an item of {self.folder} has the question {item.question!r}; correct that one"
+            raise RunError(msg)
+        kept = [other for other in self.additions() if comparable(other.question) != key]
+        if len(kept) >= _MOST_ADDITIONS:
+            msg = f"{self.folder} has {len(kept):,} additions; it takes {_MOST_ADDITIONS:,}"
+            raise RunError(f"{msg}: train on the next version of the data")
+        write_whole(self.folder / "additions.jsonl", item_file.to_jsonl([*kept, item]))
+        return item
+
+    def next_version(self) -> list[Item]:
+        """Return the data as they are now: the items, those held out too, with the owner's corrections and additions."""
+        parts = self.split()
+        return next_version(parts.items, parts.held_out, self.corrections(), self.additions())
 
     def log_gap(self, question: str, confidence: float, near: Sequence[str]) -> None:
         """Keep a question that the bot declined, up to 16 MiB of them; an answer does not fail because this does."""

@@ -31,11 +31,12 @@ LAYERS = (
     ("folder",),
     ("run",),
     ("infer",),
+    ("loading",),
     ("bot",),
     ("evaluate", "export"),
     ("training",),
     ("chat", "verify"),
-    ("demo",),
+    ("demo", "serve"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

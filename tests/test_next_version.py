@@ -65,6 +65,18 @@ def copied(adapter):
     return {name: tensor.detach().clone() for name, tensor in adapter.trainable().items()}
 
 
+def test_without_a_file_a_run_learns_what_its_owner_corrected_and_added(first, tmp_path):
+    shutil.copytree(first.folder, tmp_path / "first")
+    earlier = type(first).open(tmp_path / "first")
+    earlier.correct(ITEMS[0].question, NEW[0].answer)
+    earlier.add(NEW[-1])
+    run = train(out=tmp_path / "run", start=earlier.folder, device="cpu", console=QUIET)
+    assert [(item.question, item.answer) for item in run.items()] == [(item.question, item.answer) for item in NEW]
+    assert run.report()["compared"]["fixed"] == [NEW[0].question]
+    with pytest.raises(RunError, match="nothing to train on"):
+        train(out=tmp_path / "none", console=QUIET)
+
+
 def test_the_earlier_run_may_be_gone_when_training_goes_on(first, tmp_path, monkeypatch):
     earlier = tmp_path / "earlier"
     shutil.copytree(first.folder, earlier)

@@ -9,6 +9,7 @@ import typer
 from hoidap.cli.ask import chat, correct, demo, evaluate
 from hoidap.cli.examine import check, verify
 from hoidap.cli.make import export, pretrain, tokenizer, train
+from hoidap.cli.serve import keys, serve
 from hoidap.cli.terminal import note
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ def _options(
     set_up_logging(verbose=verbose)
 
 
-for command in (check, train, evaluate, chat, correct, export, demo, verify, pretrain, tokenizer):
+for command in (check, train, evaluate, chat, serve, keys, correct, export, demo, verify, pretrain, tokenizer):
     app.command()(command)
 
 

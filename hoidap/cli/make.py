@@ -79,10 +79,11 @@ SaveEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints. 
 
 
 def train(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="CSV, TSV, XLSX, JSON, JSONL or Parquet of questions and answers.")
-    ],
     out: Annotated[Path, typer.Option(help="The run folder to make.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="CSV, TSV, XLSX, JSON, JSONL or Parquet of questions and answers."),
+    ] = None,
     start: Start = None,
     model: Model = None,
     preset: Preset = None,
@@ -116,7 +117,7 @@ def train(
     resume: Resume = False,
     download: Download = False,
 ) -> None:
-    """Fine-tune a base on FILE and leave a run folder.
+    """Fine-tune a base on FILE and leave a run folder; with --from and no FILE, on that run's items as its owner left them.
 
     All rows are checked before anything is loaded; at the end every question is asked, and the answers are compared.
     Ctrl-C saves; the same command with --resume goes on, and ends where it would have ended.

@@ -251,6 +251,32 @@ class Grounds:
         best, number = max(sure, key=lambda pair: pair[0], default=(0.0, None))
         return number, best, near
 
+    def propose(
+        self, question: str, said: Said, correction: Callable[[int], str | None] = lambda _number: None
+    ) -> Decision:
+        """Return what may be answered: the item's answer word for word, or its correction; or that the bot declines.
+
+        Args:
+            question: as asked.
+            said: the model's answer to it.
+            correction: returns the owner's answer for an item, if there is one; it needs no model to confirm it.
+
+        """
+        number, confidence, near = self.recognise(question, said)
+        if number is None or confidence < self.confidence.threshold:
+            return Decision(None, "", confidence, tuple(near))
+        corrected = correction(number)
+        text = self.items[number].answer if corrected is None else corrected
+        return Decision(number, text, confidence, tuple(near), is_corrected=corrected is not None)
+
+    def confirm(self, proposed: Decision, told: Said) -> Decision:
+        """Return what is proposed in the model's words, if these give the item's answer; else that the bot declines."""
+        if proposed.number is None or proposed.is_corrected:
+            return proposed
+        if told.is_whole and self.is_answer(proposed.number, told.text):
+            return replace(proposed, text=told.text)
+        return replace(proposed, number=None, text="")
+
     def decide(
         self,
         question: str,
@@ -258,29 +284,16 @@ class Grounds:
         recite: Callable[[int], Said] | None,
         correction: Callable[[int], str | None] = lambda _number: None,
     ) -> Decision:
-        """Return what to answer.
+        """Return what to answer, as ``propose`` and ``confirm`` have it.
 
-        Args:
-            question: as asked.
-            said: the model's answer to it.
-            recite: asks the model an item's question as it was taught; None to give the item's answer word for word.
-            correction: returns the owner's answer for an item, if there is one; it needs no model to confirm it.
-
+        ``recite`` asks the model an item's question as it was taught; None gives the item's answer word for word.
         """
-        number, confidence, near = self.recognise(question, said)
-        declined = Decision(None, "", confidence, tuple(near))
-        if number is None or confidence < self.confidence.threshold:
-            return declined
-        if (corrected := correction(number)) is not None:
-            return replace(declined, number=number, text=corrected, is_corrected=True)
-        if recite is None:
-            return replace(declined, number=number, text=self.items[number].answer)
+        proposed = self.propose(question, said, correction)
+        if recite is None or proposed.number is None:
+            return proposed
+        confirmed = self.confirm(proposed, said)
         # Where the model answers something else, it is asked as it was taught: what it says then is given, not the item.
-        for first in (said, None):
-            told = first or recite(number)
-            if told.is_whole and self.is_answer(number, told.text):
-                return replace(declined, number=number, text=told.text)
-        return declined
+        return confirmed if confirmed.number is not None else self.confirm(proposed, recite(proposed.number))
 
     def has_same_answer(self, one: int, other: int) -> bool:
         """Return whether two items have the same answer: either is right then."""

@@ -47,7 +47,7 @@ _LEAST_STEPS = 100  # 17 items in 48 steps lost one of their answers
 
 
 def train(
-    file: str | Path,
+    file: str | Path | None = None,
     *,
     out: str | Path,
     start: str | Path | None = None,
@@ -66,7 +66,7 @@ def train(
     """Fine-tune a base on a file of questions and answers, ask it every question, and leave a run folder.
 
     Args:
-        file: questions and answers; formats and columns are ``data.read``'s.
+        file: questions and answers, as ``data.read`` has it; without one, those of ``start`` as its owner has left them.
         out: the run folder to make; without ``resume`` it must not exist.
         start: a finished run to begin from: its adapter and settings, for data that has changed since.
         model: the base: a hub id, a model folder, or "mini" (small, comes with the package, the default).
@@ -95,9 +95,11 @@ def train(
     kept = Run.open(folder) if resume and is_there(folder) else None
     if not kept:
         refuse_existing(folder)
-    begun = kept or (None if start is None else Run.open(Path(start)))  # whose settings are the defaults
+    earlier = None if start is None else Run.open(Path(start))
+    source = _source(file, earlier)
+    begun = kept or earlier  # whose settings are the defaults
     plan = _plan(
-        Path(file), begun, model, preset, recipe, template, device, is_kept=kept is not None, download=download,
+        source, begun, model, preset, recipe, template, device, is_kept=kept is not None, download=download,
         console=console, changes=changes,
     )  # fmt: skip
     if begun and not kept:
@@ -109,6 +111,16 @@ def train(
             return kept
     owner = Owner(contact=contact) if contact or kept or not begun else begun.owner()
     return _carry_out(plan, kept, begun, folder, owner, console, probe_lr=probe_lr)
+
+
+def _source(file: str | Path | None, earlier: Run | None) -> Path | Run:
+    """Return what the items come from."""
+    if file is not None:
+        return Path(file)
+    if earlier is None:
+        msg = "there is nothing to train on; give FILE, or --from RUN for its items with what was corrected and added since"
+        raise RunError(msg)
+    return earlier
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class _Plan:
 
 
 def _plan(
-    file: Path,
+    source: Path | Run,
     begun: Run | None,
     model: str | None,
     preset_name: str | None,
@@ -145,7 +157,7 @@ def _plan(
     changes: dict[str, Any],
 ) -> _Plan:
     notes: list[str] = []
-    items = read_items(file, notes.append)
+    items = source.next_version() if isinstance(source, Run) else read_items(source, notes.append)
     try:
         base = find_base(model or (begun.base_name if begun else MINI), download=download, console=console)
     except CheckpointError as error:
