@@ -27,7 +27,9 @@ from hoidap.serve.store import Store
 from hoidap.serve.wire import event
 
 _PULSE = b": \n\n"
-_REFUSED_SECONDS = 0.2  # by when a desk has refused what it refuses, unless it is amid a long step; then an event tells of it
+_REFUSED_SECONDS = (
+    0.2  # by when a desk has refused what it refuses, unless it is amid a long step; then an event tells of it
+)
 _PATIENCE_SECONDS = 10.0  # for what is being kept, and what is being sent, once nobody waits for it
 _CANCELLED = Outcome("", "cancelled")
 _log = logging.getLogger(__name__)
