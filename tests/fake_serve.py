@@ -116,7 +116,7 @@ class ScriptedDesk:
     def _from_shop(self, question: str) -> Answer:
         corrections, key = self.run.corrections(), fold(comparable(question))
         for item in (*self.items, *self.run.additions()):
-            if fold(comparable(item.question)) == key:
+            if key in (fold(comparable(text)) for text in (item.question, *item.wordings)):
                 text = corrections.get(item.question, item.answer)
                 return Answer(text, item, 0.97, "stop", is_corrected=item.question in corrections)
         words = set(fold(question).split())

@@ -5,6 +5,7 @@ The visitors are those of benchmarks/serve.py, which measures with more of them;
 
 import asyncio
 import importlib
+import socket
 import sqlite3
 import sys
 from collections import Counter
@@ -93,10 +94,33 @@ async def ask_at_once(visitors, server, asked, count):
 def test_of_more_than_may_wait_some_are_told_when_to_come_again_and_the_others_answered(visitors, run, server):
     asked = questions(visitors, run)
     answers, tolds, figures = asyncio.run(ask_at_once(visitors, server, asked, 2 * visitors.MOST_WAITING))
-    away = [told for told in tolds if told.status == 503]
+    away = [told for told in tolds if told.is_turned_away]
     assert len(away) <= visitors.MOST_WAITING
     assert all(told.retry_s > 0 for told in away)
-    others = [told for told in tolds if told.status != 503]
-    assert [told.text for told in others] == [answers[told.asked] for told in others]
-    assert all(told.end_s is not None and not told.fault for told in others)
+    others = [told for told in tolds if not told.is_turned_away]
+    assert [told for told in others if told.fault or told.end_s is None or told.text != answers[told.asked]] == []
     assert figures["open_questions"] == 0
+
+
+async def ask_beside_who_does_not_read(visitors, server, asked):
+    answers = await visitors.ask_alone(server, asked)
+    files = server.files()
+    idle = []
+    for n in range(100):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least that the system gives
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(b"".join(visitors.request_of(asked[n % len(asked)], server)))
+        idle.append(connection)
+    others = [await visitors.ask(server, one) for one in asked]
+    for connection in idle:
+        connection.close()
+    return answers, others, await visitors.rested(server), server.files() - files
+
+
+def test_a_hundred_who_do_not_read_keep_nobody_waiting_and_leave_nothing_behind(visitors, run, server):
+    found = ask_beside_who_does_not_read(visitors, server, questions(visitors, run))
+    answers, others, figures, more_files = asyncio.run(found)
+    assert [told.text for told in others] == [answers[told.asked] for told in others]
+    assert figures["open_questions"] == 0
+    assert more_files < 20

@@ -543,6 +543,7 @@ ADDED = Added(
         Item("Phí giao hàng đi Huế bao nhiêu?", "50.000đ."),
         Item("Bàn 120 cm giá bao nhiêu?", "2 triệu.", ("ban 1m2 nhiu",)),
         Item(LONG, "5 triệu."),
+        Item("Ship tới Đà Nẵng bao nhiêu tiền?", "70.000đ."),
     ],
 )
 
@@ -558,6 +559,10 @@ ADDED = Added(
         (LONG.replace("120", "140"), None),
         ("Phí giao hàng đi Đà Nẵng bao nhiêu?", None),
         ("Phí giao hàng đi Vinh bao nhiêu?", None),
+        ("ship toi da lat bao nhieu tien", None),
+        ("ship toi da nang bao nhieu tien", "70.000đ."),
+        ("ship tới đà nẵng bao nhiêu tiền ạ", "70.000đ."),
+        ("ship tới Đà Nẵng bao nhieeu tiền?", "70.000đ."),
         ("Phí giao hàng?", None),
         ("Không giao hàng đi Huế?", None),
         ("Bàn 140 cm giá bao nhiêu?", None),

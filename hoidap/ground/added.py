@@ -1,8 +1,9 @@
 """Answers that the owner wrote to questions that no item asks: recognised strictly, and given word for word.
 
 The model has not learned them, so nothing but the question's words can vouch for them. A question must be nearly the
-owner's, nearer to it than to any item's, with the same numbers and the same words that turn a question round; and no word
-may differ in its marks alone, "bán" from "bàn", where both have any.
+owner's, nearer to it than to any item's, with the same numbers and the same words that turn a question round; no word
+may differ in its marks alone, "bán" from "bàn", where both have any, and none may stand in another's place, "Đà Lạt" in "Đà
+Nẵng"'s, but for a slip of one key.
 """
 
 import re
@@ -11,11 +12,13 @@ from collections.abc import Collection, Sequence
 from hoidap.data.items import Item
 from hoidap.ground.index import Index
 from hoidap.text import comparable, fold
-from hoidap.variants.teencode import spell_out
+from hoidap.variants.politeness import parts
+from hoidap.variants.teencode import meanings, spell_out
 
 _LIKE = 0.8  # cosine of two questions' n-grams
 _NEAR = 0.45  # and from which it is worth asking whether the owner's was meant
 _CANDIDATES = 5
+_LEAST_SLIPPED = 4
 _WORD = re.compile(r"[^\W_]+")
 _DIGIT = re.compile(r"\d")
 _TURNING = frozenset({"chua", "chang", "cha", "dung", "het", "ngung", "cam", "tru", "chi", "ngoai", "huy", "mat"})
@@ -67,7 +70,7 @@ def _asks_the_same(asked: str, taught: str) -> bool:
     here, there = (_WORD.findall(comparable(text)) for text in (asked, taught))
     if _numbers(here) != _numbers(there) or _turning(here) != _turning(there):
         return False
-    return not (_marked(here, there) or _marked(there, here))
+    return not (_marked(here, there) or _marked(there, here) or _replaced(asked, taught))
 
 
 def _numbers(words: Sequence[str]) -> list[str]:
@@ -86,3 +89,27 @@ def _marked(words: Sequence[str], others: Sequence[str]) -> bool:
         if word != fold(word):
             forms.setdefault(fold(word), set()).add(word)
     return any(word not in there and word != fold(word) and fold(word) in forms for word in words)
+
+
+def _replaced(asked: str, taught: str) -> bool:
+    """Return whether each has a word, politeness aside, that the other has not and that is no slip of one there."""
+    here, there = (set(_plain(text)) for text in (asked, taught))
+    only_here, only_there = here - there, there - here
+    if not only_there:
+        return False
+    return any(not any(_is_slip(word, other) for other in only_there) for word in only_here)
+
+
+def _plain(text: str) -> list[str]:
+    """Return the words of a question without marks and politeness, teencode as what it means."""
+    words = _WORD.findall(comparable(parts(text).body))
+    return fold(" ".join(meanings().get(word, word) for word in words)).split()
+
+
+def _is_slip(word: str, other: str) -> bool:
+    """Return whether two words of four letters and more differ by one letter, or by two that changed places."""
+    if min(len(word), len(other)) < _LEAST_SLIPPED or abs(len(word) - len(other)) > 1:
+        return False
+    begin = next((n for n, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    one, two = word[begin:], other[begin:]
+    return one[1:] == two[1:] or one[1:] == two or one == two[1:] or (one[:2] == two[1::-1] and one[2:] == two[2:])

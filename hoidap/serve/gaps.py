@@ -2,8 +2,8 @@
 
 A group is a question and those nearest to it, not a chain of them: two questions that a third is like need not be like each
 other. In two real files of questions with other wordings (189 of 21 things, 777 of 198), 97 % and 63 % of a group's pairs
-are of one thing at the likeness taken here: where papers of every kind are asked for, many questions are nearly alike. So
-an answer to one is not taken for an answer to its group: what the owner did not name with it stays.
+are of one thing at the likeness taken here: where papers of every kind are asked for, many questions are nearly alike. An
+answer to one is therefore not taken for an answer to its group: what the owner did not name with it stays.
 """
 
 import math

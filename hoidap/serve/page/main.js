@@ -76,6 +76,7 @@ function setDrawer(isOpen) {
   const wasOpen = root.classList.contains("drawer-open");
   root.classList.toggle("drawer-open", isOpen);
   find("main").inert = isOpen;
+  find("skip").inert = isOpen; // it leads there
   find("open-drawer").setAttribute("aria-expanded", String(isOpen));
   if (isOpen) find("close-drawer").focus();
   else if (wasOpen) find("open-drawer").focus();

@@ -59,9 +59,9 @@ async function signIn(key) {
   }
   api = trial;
   passing.set("key", key);
+  await showBots();
   find("sign-in").hidden = true;
   find("book").hidden = false;
-  await showBots();
   showSummary();
   showView("asked");
 }
