@@ -443,6 +443,10 @@ async def storm(
                 told = await ask(server, asked)
             _count(tally, told, answers[asked])
             if tally.count % 500 == 0:
+                print(
+                    f"{tally.count:,} questions, {time.perf_counter() - began:.0f} s, {server.memory_mib():.0f} MiB",
+                    flush=True,
+                )
                 tally.memory[tally.count] = round(server.memory_mib(), 1)
 
     await asyncio.gather(*(user() for _ in range(users)))
@@ -538,23 +542,22 @@ async def measure_requests(server: Server, answers: Mapping[Asked, str], count: 
 async def measure(options: argparse.Namespace, run: Path) -> list[dict[str, Any]]:
     questions = questions_of(run, options.questions)
     rows: list[dict[str, Any]] = []
-    if "users" in options.parts:
+    for part in options.parts:
         with tempfile.TemporaryDirectory() as folder, serving(run, Path(folder)) as server:
-            asked = [Asked(route, question) for question in questions for route in ("page", "chat")]
-            rows += await measure_users(server, asked, options.seconds, 0.0)
-            rows += await measure_users(server, asked, 2 * options.seconds, PAUSE_S)
-    if "requests" in options.parts:
-        with tempfile.TemporaryDirectory() as folder, serving(run, Path(folder)) as server:
-            asked = [Asked(route, question) for question in questions for route in PATHS]
-            answers = await ask_alone(server, asked)
-            rows += await measure_requests(server, answers, options.requests, options.users)
+            if part == "users":
+                asked = [Asked(route, question) for question in questions for route in ("page", "chat")]
+                rows += await measure_users(server, asked, options.seconds, 0.0)
+                rows += await measure_users(server, asked, 2 * options.seconds, PAUSE_S)
+            else:
+                answers = await ask_alone(server, [Asked(route, question) for question in questions for route in PATHS])
+                rows += await measure_requests(server, answers, options.requests, options.users)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a trained run; it is served from a copy")
-    parser.add_argument("--parts", nargs="+", choices=["users", "requests"], default=["users", "requests"])
+    parser.add_argument("--parts", nargs="+", choices=["requests", "users"], default=["requests", "users"])
     parser.add_argument("--questions", type=int, default=120, help="distinct questions")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each number of users")
     parser.add_argument("--requests", type=int, default=10_000)
