@@ -551,13 +551,15 @@ async def measure(options: argparse.Namespace, run: Path) -> list[dict[str, Any]
             else:
                 answers = await ask_alone(server, [Asked(route, question) for question in questions for route in PATHS])
                 rows += await measure_requests(server, answers, options.requests, options.users)
+        if options.out:
+            environment.write(options.out, rows)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a trained run; it is served from a copy")
-    parser.add_argument("--parts", nargs="+", choices=["requests", "users"], default=["requests", "users"])
+    parser.add_argument("--parts", nargs="+", choices=["users", "requests"], default=["users", "requests"])
     parser.add_argument("--questions", type=int, default=120, help="distinct questions")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each number of users")
     parser.add_argument("--requests", type=int, default=10_000)
@@ -569,8 +571,6 @@ def main() -> None:
         rows = asyncio.run(measure(options, run))
     for row in rows:
         print(json.dumps({name: value for name, value in row.items() if name != "detail"}, ensure_ascii=False))
-    if options.out:
-        environment.write(options.out, rows)
 
 
 if __name__ == "__main__":
